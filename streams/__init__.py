@@ -1,0 +1,1 @@
+"""An event-stream processor: vehicle telemetry in, trips out."""

@@ -1,0 +1,1 @@
+"""Delivery: what one checkpoint sends, and how."""

@@ -1,0 +1,1 @@
+"""A Kafka on this machine, the replay of recordings, the demo."""

@@ -1,0 +1,1 @@
+"""What Faust needs for this: batches, state table, fences, timers."""

@@ -1,0 +1,1 @@
+"""Reading: bytes of telemetry become samples, or a reason why not."""

@@ -1,0 +1,98 @@
+"""What goes into the processor of a partition and what comes out of it: plain values, no Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from streams.telemetry.reader import Problem
+
+__all__ = ["Announcement", "Late", "Output", "Record", "Rejected", "TripsRecord"]
+
+
+class Record(Protocol):
+    """One record of the telemetry topic. aiokafka's ``ConsumerRecord`` is one."""
+
+    @property
+    def offset(self) -> int:
+        """Its place in the partition (offline: the line number)."""
+
+    @property
+    def timestamp(self) -> int:
+        """Kafka's timestamp in epoch milliseconds."""
+
+    @property
+    def key(self) -> bytes | None:
+        """The vehicle id, or anything else."""
+
+    @property
+    def value(self) -> bytes | None:
+        """The message: UTF-8 JSON."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """``traceparent`` is the only one that we read."""
+
+
+class TripsRecord(Enum):
+    """What an announcement does to its trip's record in the compacted ``trips`` topic."""
+
+    KEEP = "keep"
+    PUT = "put"
+    DELETE = "delete"
+
+
+@dataclass(slots=True)
+class Announcement:
+    """An event about a trip, encoded.
+
+    Attributes:
+        event: its type, such as ``TripStarted``.
+        event_id: ``metadata.id``, a ULID.
+        time_ms: ``metadata.occurred_at`` in epoch milliseconds.
+        payload: the JSON that is published, byte for byte.
+    """
+
+    vehicle_id: str
+    trip_id: str
+    event: str
+    event_id: str
+    revision: int
+    time_ms: int
+    traceparent: str | None
+    payload: bytes
+    trips_record: TripsRecord
+
+
+@dataclass(slots=True)
+class Rejected:
+    """A record for the dead letters: as a whole, or partial (its good properties were applied)."""
+
+    record: Record
+    problems: Sequence[Problem]
+    partial: bool
+
+
+@dataclass(slots=True)
+class Late:
+    """A record with samples behind the horizon, and which."""
+
+    record: Record
+    message: str
+
+
+@dataclass(slots=True)
+class Output:
+    """What one checkpoint delivers, in the order in which it came about.
+
+    Attributes:
+        changes: changed state, changelog key to value, each key once.
+    """
+
+    announcements: list[Announcement] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    late: list[Late] = field(default_factory=list)
+    changes: dict[bytes, bytes] = field(default_factory=dict)

@@ -1,0 +1,60 @@
+"""The exceptions of this project: one tree, so that one ``except`` catches what we say on purpose.
+
+::
+
+    TripsError              says what is wrong, where, and what to do about it
+      UsageError            the caller's: a wrong command line                    exit code 2
+        SettingsError       wrong settings, one line each                         exit code 2
+      ClusterError          the cluster's: away, a topic missing or different     exit code 1
+      StateError            stored state that cannot be read, or is newer         exit code 1
+      InternalError         ours                                                  exit code 1
+
+The message is for the person at the terminal: whole sentences, no traceback needed. A record that is wrong is no
+exception at all: it goes to the dead letters.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ClusterError", "InternalError", "SettingsError", "StateError", "TripsError", "UsageError"]
+
+
+class TripsError(Exception):
+    """Everything that this project raises on purpose and does not catch itself."""
+
+    exit_code: ClassVar[int] = 1
+    """What a command that ends with this error exits with."""
+
+
+class UsageError(TripsError):
+    """A wrong command line."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """Wrong settings: all of them at once.
+
+    Args:
+        problems: one line a setting: its environment variable, its value (never a secret), and what is allowed.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class ClusterError(TripsError):
+    """A Kafka cluster that is away, or is not as it must be."""
+
+
+class StateError(TripsError):
+    """Stored state that cannot be read: damaged, or written by a newer version."""
+
+
+class InternalError(TripsError):
+    """A mistake of this program: it stops rather than go on with what it no longer trusts."""

@@ -1,0 +1,251 @@
+"""A processor on the bench: records in, announcements out, the changelog on the side, restarted at will."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from oracle.consumer import View, check_announcement, check_one_payload, check_order, final_view, trips_topic
+from oracle.derive import OracleTrip, derive, timestamp
+from oracle.timeline import Timeline
+from strategies import Message, encode
+from streams.processor import Processor
+from streams.telemetry.reader import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from streams.records import Announcement, Late
+    from streams.trips.rules import Rules
+
+__all__ = ["FAR", "KAFKA_TIME", "Bench", "Expected", "KafkaRecord", "check_announcements", "check_view", "to_records"]
+
+FAR = 1_000 * 24 * 3_600_000
+"""Longer than any delay, timeout and gap."""
+
+KAFKA_TIME = 1_775_000_000_000
+"""Kafka's timestamp of the first record: long after its samples."""
+
+
+@dataclass(slots=True)
+class KafkaRecord:
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+def to_records(messages: Iterable[Message], *, first: int = 0, pauses: Sequence[int] = ()) -> list[KafkaRecord]:
+    """Offsets rise by one or two (transaction markers take one); Kafka's clock stands still, but for pauses."""
+    clock, records = KAFKA_TIME, []
+    for number, message in enumerate(messages):
+        clock += pauses[number] if number < len(pauses) else 0
+        offset = first + number + number // 5
+        records.append(KafkaRecord(offset, clock, message.vehicle_id.encode(), encode(message)))
+    return records
+
+
+class Bench:
+    """Runs a processor the way the runtime does: a checkpoint after every batch."""
+
+    def __init__(self, rules: Rules, changelog: dict[bytes, bytes] | None = None) -> None:
+        self.rules = rules
+        self.changelog: dict[bytes, bytes] = dict(changelog or {})
+        self.said: list[Announcement] = []
+        self.late: list[Late] = []
+        self.start()
+
+    def start(self) -> None:
+        self.processor = Processor(self.rules, Reader(max_clock_skew_ms=None))
+        self.processor.restore(list(self.changelog.items()))
+        self.processor.restored()
+
+    def feed(self, records: Iterable[KafkaRecord]) -> list[Announcement]:
+        self.processor.process(records)
+        return self.checkpoint()
+
+    def advance(self, clock: int) -> list[Announcement]:
+        self.processor.advance(clock)
+        return self.checkpoint()
+
+    def close(self) -> list[Announcement]:
+        return self.advance(self.processor.clock + FAR)
+
+    def checkpoint(self) -> list[Announcement]:
+        output = self.processor.take()
+        assert output.rejected == []
+        self.changelog.update(output.changes)
+        self.late += output.late
+        self.said += output.announcements
+        return output.announcements
+
+    def view(self) -> dict[str, View]:
+        return final_view(json.loads(announcement.payload) for announcement in self.said)
+
+    def check_promises(self) -> None:
+        """What holds whatever was fed."""
+        for announcement in self.said:
+            check_announcement(announcement)
+        check_one_payload(self.said)
+        check_order(self.said)
+        view = self.view()
+        _check_apart(view)
+        _check_topic(self.said, view)
+
+
+class Expected:
+    """What the oracle says of the messages offered so far."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.timelines: dict[str, Timeline] = {}
+        self.late: list[int] = []
+        self.arrived: dict[str, int] = {}
+        self.history: list[tuple[KafkaRecord, Message, frozenset[Any]]] = []
+
+    def offer(self, message: Message, record: KafkaRecord) -> None:
+        timeline = self.timelines.setdefault(message.vehicle_id, Timeline(self.rules))
+        applied, late = timeline.offer(message.samples)
+        if late:
+            self.late.append(record.offset)
+        if applied:
+            self.arrived[message.vehicle_id] = record.timestamp
+            self.history.append((record, message, frozenset(timeline.samples)))
+
+    def trips(self, quiet_ms: float = 0, clock: int | None = None) -> dict[str, list[OracleTrip]]:
+        """All trips by vehicle, with this quiet, or the one that a clock means."""
+        return {
+            vehicle_id: derive(
+                timeline.samples,
+                self.rules,
+                quiet_ms if clock is None else clock - self.arrived.get(vehicle_id, clock),
+                vehicle_id=vehicle_id,
+            )
+            for vehicle_id, timeline in self.timelines.items()
+        }
+
+
+def check_view(view: dict[str, View], trips: dict[str, list[OracleTrip]]) -> None:
+    """A consumer holds exactly the trips that the oracle tells."""
+    expected = {trip.id: trip for of_vehicle in trips.values() for trip in of_vehicle}
+    for trip_id, seen in view.items():
+        if trip_id not in expected:
+            assert seen.status == "superseded", f"{seen.trip} never was"
+    for trip_id, trip in expected.items():
+        assert trip_id in view, f"nothing was said of {trip.started}"
+        seen = view[trip_id]
+        assert seen.trip["start"]["timestamp"] == timestamp(trip.start)
+        if trip.on:
+            assert seen.status == "on", f"{seen} is on"
+            continue
+        assert seen.trip.get("end", {}).get("timestamp") == timestamp(trip.end), f"{seen.status}, not {trip.final}"
+        if trip.passed:
+            assert seen.status == ("ready" if trip.reason is None else "discarded")
+            assert seen.data.get("reason") == trip.reason
+            assert _exact(_content(seen.trip)) == _exact(trip.final)
+        else:
+            assert seen.status in {"ended", "ready", "discarded"}
+
+
+def check_announcements(said: Iterable[Announcement], expected: Expected) -> None:
+    """Each payload is what the oracle says of the vehicle's records up to its revision, with some quiet."""
+    rules = expected.rules
+    waits = {rules.merge_gap_ms, rules.ready_delay_ms, rules.silence_timeout_ms}
+    quiets = [0, *sorted(wait + 1 for wait in waits), math.inf]
+    by_revision = {
+        (message.vehicle_id, rules.revision_base + record.offset): (record, samples)
+        for record, message, samples in expected.history
+    }
+    told: dict[tuple[str, int], list[list[OracleTrip]]] = {}
+    for announcement in said:
+        at = (announcement.vehicle_id, announcement.revision)
+        assert at in by_revision, f"no record of revision {announcement.revision} was applied"
+        record, samples = by_revision[at]
+        assert announcement.time_ms == record.timestamp
+        if at not in told:
+            told[at] = [derive(samples, rules, quiet, vehicle_id=at[0]) for quiet in quiets]
+        payload = json.loads(announcement.payload)
+        assert payload["metadata"]["occurred_at"] == timestamp(record.timestamp)
+        allowed = [_exact(data) for trips in told[at] for data in _data(announcement, trips)]
+        payload["data"]["trip"] = _content(payload["data"]["trip"])
+        assert _exact(payload["data"]) in allowed, f"{announcement.event} of revision {announcement.revision}"
+
+
+def _data(announcement: Announcement, trips: list[OracleTrip]) -> list[dict[str, Any]]:
+    """The ``data`` that an announcement may hold when these are the trips."""
+    trip = next((trip for trip in trips if trip.id == announcement.trip_id), None)
+    if trip is None:
+        said = json.loads(announcement.payload)["data"]["trip"]
+        if announcement.event != "TripDiscarded":
+            return []
+        at = said["start"]["timestamp"]
+        return [
+            {
+                "occurred_at": at,
+                "reason": "SUPERSEDED",
+                "superseded_by": [
+                    other.id
+                    for other in trips
+                    if other.start <= _ms(at) and (other.end is None or _ms(at) <= other.end)
+                ],
+                "trip": {
+                    "id": announcement.trip_id,
+                    "key": said["key"],
+                    "vehicle_id": announcement.vehicle_id,
+                    "data_completion_status": "DISCARDED",
+                    "start": {"timestamp": at},
+                },
+            }
+        ]
+    if announcement.event == "TripStarted":
+        return [{"occurred_at": timestamp(trip.start), "trip": trip.started}]
+    if trip.end is None:
+        return []
+    if announcement.event == "TripEnded":
+        return [{"occurred_at": timestamp(trip.end), "trip": trip.ended}]
+    if announcement.event == "TripDiscarded":
+        return (
+            []
+            if trip.reason is None
+            else [{"occurred_at": timestamp(trip.end), "reason": trip.reason, "trip": trip.final}]
+        )
+    return [] if trip.reason is not None else [{"occurred_at": timestamp(trip.end), "trip": trip.final}]
+
+
+def _check_apart(view: dict[str, View]) -> None:
+    """Trips never overlap and never end before they start."""
+    intervals: dict[str, list[tuple[float, float]]] = {}
+    for seen in view.values():
+        if seen.status != "superseded":
+            end = _ms(seen.trip["end"]["timestamp"]) if "end" in seen.trip else math.inf
+            intervals.setdefault(seen.trip["vehicle_id"], []).append((_ms(seen.trip["start"]["timestamp"]), end))
+    for of_vehicle in intervals.values():
+        of_vehicle.sort()
+        assert all(start <= end for start, end in of_vehicle)
+        assert all(one[1] <= other[0] for one, other in itertools.pairwise(of_vehicle))
+
+
+def _check_topic(said: list[Announcement], view: dict[str, View]) -> None:
+    """``trips`` holds the latest word of the trips that are ready, and nothing of those that are not."""
+    topic = trips_topic(said)
+    ready = {trip_id: seen.data for trip_id, seen in view.items() if seen.status == "ready"}
+    again = {trip_id for trip_id, seen in view.items() if seen.status == "ended"}
+    assert {trip_id: topic[trip_id]["data"] for trip_id in topic if trip_id not in again} == ready
+
+
+def _content(trip: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in trip.items() if name != "revision"}
+
+
+def _ms(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+def _exact(value: Any) -> str:
+    """Equal only if also the kinds of numbers are."""
+    return json.dumps(value, sort_keys=True)

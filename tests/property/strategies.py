@@ -1,0 +1,259 @@
+"""Telemetry with the hard cases on purpose, in few and small parts so that what fails can be read.
+
+A vehicle's samples stand at a handful of instants, whose distances are the limits of the rules, just under them and
+just over them. Messages put samples together as devices do: most of one instant, some with times of their own. Two
+messages may well say different things about one instant. The order of messages says nothing about their times: late
+edges that split, join, shift and erase trips come by themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+from hypothesis import strategies as st
+
+from streams.trips.rules import Rules
+from streams.trips.samples import Property
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from oracle.derive import Sample
+
+__all__ = [
+    "EPOCH",
+    "HOUR",
+    "Message",
+    "batches",
+    "encode",
+    "everything_known",
+    "in_order",
+    "message_lists",
+    "orders",
+    "rules",
+    "streams",
+]
+
+EPOCH: Final = 1_772_352_000_000
+"""2026-03-01T08:00:00Z."""
+
+SECOND: Final = 1_000
+MINUTE: Final = 60_000
+HOUR: Final = 60 * MINUTE
+DAY: Final = 24 * HOUR
+
+NAMES: Final = {
+    Property.IGNITION: "ignition",
+    Property.IMMOBILIZER: "immobilizer",
+    Property.DRIVING_ENABLED: "driving_enabled",
+    Property.POSITION: "position",
+    Property.MILEAGE: "mileage_in_kilometers",
+    Property.SPEED: "speed_in_kmh",
+    Property.HEADING: "heading_in_degrees",
+    Property.ENERGY: "state_of_charge_or_fuel_level_in_percent",
+    Property.STATE_OF_CHARGE: "state_of_charge_in_percent",
+    Property.FUEL: "fuel_level_in_percent",
+    Property.DOORS: "doors_status",
+    Property.WINDOWS: "windows_status",
+    Property.UNIT: "telematics_unit",
+}
+
+VALUES: Final[dict[Property, list[Any]]] = {
+    Property.IGNITION: [1, 0],
+    Property.IMMOBILIZER: [1, 0],
+    Property.DRIVING_ENABLED: [1, 0],
+    Property.POSITION: [
+        (50_123 * 10_000, 73_210_000, None),
+        (50_124 * 10_000, 73_210_000, None),  # 111 m north: a jump within a second
+        (50_124 * 10_000, 73_210_000, 1_205),
+        (50_153 * 10_000, 73_210_000, None),  # 3.3 km: a jump within half a minute
+        (50_153 * 10_000, 73_220_000, -5),
+        (51_123 * 10_000, 73_210_000, None),  # 111 km
+        (-33_900_000, 1_512_100_000, None),  # the other side
+    ],
+    # 0.1 m: stuck, backwards, just and just not plausible over a minute, far from plausible
+    Property.MILEAGE: [123_456_000, 123_457_000, 123_486_000, 123_516_000, 123_516_001, 123_455_999, 0, 10**11],
+    Property.SPEED: [0, 299, 300, 5_055, 40_000],
+    Property.HEADING: [0, 3_600],
+    Property.ENERGY: [3_500, 3_525, 10_000],
+    Property.STATE_OF_CHARGE: [4_200, 4_199],
+    Property.FUEL: [0, 10_000],
+    Property.DOORS: [0, 1],
+    Property.WINDOWS: [0, 1],
+    Property.UNIT: [("2A24", "CLOUDBOXX"), ("2A24", "B"), ("2A25", "A")],
+}
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one record says. ``style`` chooses among the ways to write the same."""
+
+    samples: tuple[Sample, ...]
+    vehicle_id: str = "V1"
+    at: int = EPOCH
+    style: int = 0
+    flow_id: str | None = None
+
+    def __repr__(self) -> str:
+        said = ", ".join(
+            f"{prop.name}={value}" + (f"@{t - EPOCH}" if t != self.at else "") for t, prop, value in self.samples
+        )
+        flow = f" flow={self.flow_id}" if self.flow_id else ""
+        return f"<{self.vehicle_id} {self.at - EPOCH}: {said}{flow}>"
+
+
+# ---------------------------------------------------------------------------------------------- messages as bytes
+
+
+def encode(message: Message) -> bytes:
+    """The JSON of a message."""
+    body: dict[str, Any] = {"vehicle_id": message.vehicle_id}
+    plain = message.style & 1 == 0 or any(prop == Property.UNIT for _, prop, _ in message.samples)
+    if plain:
+        body["timestamp"] = _time(message.at, message.style)
+    for t, prop, value in message.samples:
+        if prop == Property.UNIT or (plain and t == message.at):
+            body[NAMES[prop]] = _value(prop, value, message.style)
+        else:
+            body[NAMES[prop]] = {"timestamp": _time(t, message.style), "value": _value(prop, value, message.style)}
+    if message.flow_id is not None:
+        body = {"metadata": {"flow_id": message.flow_id}, "data": body}
+    return json.dumps(body).encode()
+
+
+def _time(ms: int, style: int) -> int | str:
+    if style & 2:
+        return ms
+    zone = timezone(timedelta(hours=5, minutes=30)) if style & 4 else UTC
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)).astimezone(zone).isoformat()
+
+
+def _value(prop: Property, value: Any, style: int) -> Any:
+    if prop == Property.IGNITION:
+        return (("OFF", "ACCESSORY")[style >> 1 & 1], "ON")[value] if style & 4 == 0 else bool(value)
+    if prop == Property.IMMOBILIZER:
+        return ("LOCKED", "UNLOCKED")[value]
+    if prop == Property.DRIVING_ENABLED:
+        return bool(value)
+    if prop == Property.POSITION:
+        latitude, longitude, altitude = value
+        position = {"lat": latitude / 1e7, "lon": longitude / 1e7}
+        return position if altitude is None else position | {"altitude": altitude / 10}
+    if prop in {Property.DOORS, Property.WINDOWS}:
+        return ("CLOSED", "OPEN")[value]
+    if prop == Property.UNIT:
+        return {"id": value[0], "brand": value[1]}
+    step = {Property.MILEAGE: 10_000, Property.HEADING: 10}.get(prop, 100)
+    return value // step if value % step == 0 else value / step
+
+
+# ---------------------------------------------------------------------------------------------- what is generated
+
+
+def rules(**fixed: Any) -> st.SearchStrategy[Rules]:
+    """All variations of the rules; the simplest first. The horizon is far away unless one is given."""
+    choices: dict[str, st.SearchStrategy[Any]] = {
+        "trigger": st.sampled_from([Property.IGNITION, Property.IGNITION, Property.DRIVING_ENABLED]),
+        "unknown_start": st.sampled_from(["start", "start", "ignore"]),
+        "min_duration_ms": st.sampled_from([MINUTE, 0, 5 * MINUTE]),
+        "min_distance_m": st.sampled_from([0, 0, 112, 3_000]),
+        "merge_gap_ms": st.sampled_from([0, 0, 30 * SECOND, 2 * MINUTE]),
+        "ready_delay_ms": st.sampled_from([0, 0, 30 * SECOND, 5 * MINUTE, 2 * HOUR]),
+        "silence_timeout_ms": st.sampled_from([HOUR, 10 * MINUTE, 0]),
+        "correction_horizon_ms": st.just(400 * DAY),
+        "revision_base": st.sampled_from([0, 0, 1_000_000]),
+        "ready_event_name": st.sampled_from(["TripDataReady", "TripMetricsReady"]),
+    } | {name: st.just(value) for name, value in fixed.items()}
+    return st.builds(Rules, **choices)
+
+
+def distances(of: Rules) -> list[int]:
+    """How far apart two neighbouring instants may be: the limits of the rules, and one over and under them."""
+    limits = {of.merge_gap_ms, of.ready_delay_ms, of.silence_timeout_ms, of.min_duration_ms} - {0}
+    near = {limit + by for limit in limits for by in (-1, 0, 1)}
+    return [MINUTE, SECOND, 1, *sorted(near | {59_999, 60_000, 60_001, 4 * MINUTE})]
+
+
+@st.composite
+def _message(draw: st.DrawFn, of: Rules, instants: Sequence[int], vehicles: Sequence[str], number: int) -> Message:
+    at = draw(st.sampled_from(instants))
+    samples: list[Sample] = []
+    if draw(st.integers(0, 3)) > 0:
+        samples.append((at, of.trigger, draw(st.sampled_from([1, 0]))))
+    others = [prop for prop in VALUES if prop != of.trigger]
+    for prop in draw(st.lists(st.sampled_from(others), max_size=4, unique=True)):
+        t = at
+        if prop != Property.UNIT and draw(st.integers(0, 4)) == 4:
+            t = draw(st.sampled_from(instants))
+        samples.append((t, prop, draw(st.sampled_from(VALUES[prop]))))
+    flow_id = draw(st.sampled_from([None, None, None, f"flow-{number % 3}"]))
+    style = draw(st.integers(0, 7))
+    return Message(tuple(samples), draw(st.sampled_from(vehicles)), at, style, flow_id)
+
+
+@st.composite
+def message_lists(
+    draw: st.DrawFn, of: Rules, *, max_size: int = 12, min_size: int = 1, max_vehicles: int = 2
+) -> list[Message]:
+    """Messages of one or several vehicles, in no particular order."""
+    steps = draw(st.lists(st.sampled_from(distances(of)), min_size=1, max_size=max_size))
+    instants = list(accumulate(steps, initial=EPOCH))
+    vehicles = ["V1", "V2", "Ü 3"][: draw(st.integers(1, max_vehicles))]
+    size = draw(st.integers(min_size, max_size))
+    return [draw(_message(of, instants, vehicles, number)) for number in range(size)]
+
+
+@st.composite
+def streams(draw: st.DrawFn, of: Rules, *, max_size: int = 25, jitter: bool = True) -> list[Message]:
+    """Messages of one vehicle over a long time, about in order: most at the newest instant, some further back.
+
+    The first says everything, with the trigger off, so that nothing is unknown when the horizon passes.
+    """
+    messages = [everything_known(of)]
+    instants = [EPOCH]
+    for number in range(draw(st.integers(1, max_size))):
+        instants.append(instants[-1] + draw(st.sampled_from(distances(of))))
+        back = draw(st.sampled_from([0, 0, 0, 1, 2, 4, 8])) if jitter else 0
+        place = max(0, len(instants) - 1 - back)
+        messages.append(
+            draw(_message(of, instants[place : place + 1] if not jitter else instants[place:], ["V1"], number))
+        )
+    return messages
+
+
+def in_order(messages: Sequence[Message]) -> list[Message]:
+    """The same messages with every sample at the message's own instant, each later than the one before."""
+    ordered = []
+    for message in sorted(messages, key=lambda each: each.at):
+        if ordered and message.at <= ordered[-1].at:
+            message = replace(message, at=ordered[-1].at + 1)  # noqa: PLW2901 - the rest of the loop is about this one
+        samples = tuple((message.at, prop, value) for _, prop, value in message.samples)
+        ordered.append(replace(message, samples=samples))
+    return ordered
+
+
+def everything_known(of: Rules, vehicle_id: str = "V1") -> Message:
+    """A message with a value of every property, the trigger off."""
+    samples = tuple((EPOCH, prop, 0 if prop == of.trigger else values[0]) for prop, values in VALUES.items())
+    return Message(samples, vehicle_id)
+
+
+def orders(count: int) -> st.SearchStrategy[list[int]]:
+    """Any order of so many messages, some of them repeated."""
+    repeated = st.lists(st.integers(0, count - 1), max_size=4)
+    return repeated.flatmap(lambda again: st.permutations([*range(count), *again]))
+
+
+def batches(count: int) -> st.SearchStrategy[list[range]]:
+    """Any cut of so many records into batches."""
+    return st.lists(st.booleans(), min_size=max(0, count - 1), max_size=max(0, count - 1)).map(
+        lambda cuts: _ranges([0, *(place + 1 for place, cut in enumerate(cuts) if cut), count])
+    )
+
+
+def _ranges(bounds: list[int]) -> list[range]:
+    return [range(start, stop) for start, stop in pairwise(bounds)]

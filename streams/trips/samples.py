@@ -28,14 +28,13 @@ flow id              text
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 __all__ = [
     "FLOW_ID_BIT",
     "SWITCHES",
     "Property",
     "Row",
-    "Scalar",
     "Unit",
     "column",
     "make_row",
@@ -44,8 +43,7 @@ __all__ = [
 ]
 
 Unit = tuple[str, str]
-Scalar = int | str | Unit
-Row = tuple[int, int, tuple[Scalar, ...]]
+Row = tuple[int, int, tuple[Any, ...]]
 
 
 class Property(IntEnum):
@@ -72,7 +70,7 @@ FLOW_ID_BIT: Final = 14
 
 SWITCHES: Final = (Property.IGNITION, Property.IMMOBILIZER, Property.DRIVING_ENABLED)
 
-Item = int | str | Unit | tuple[int, int, int | None]
+Item = Any
 """A value as one thing: a position is ``(latitude, longitude, altitude or None)``."""
 
 _COLUMNS: Final[dict[int, tuple[int, ...]]] = {}
@@ -104,7 +102,7 @@ def row_items(row: Row) -> dict[int, Item]:
             continue
         if bit == Property.POSITION:
             altitude = values[places[Property.ALTITUDE]] if mask >> Property.ALTITUDE & 1 else None
-            items[bit] = (values[place], values[place + 1], altitude)  # type: ignore[assignment]
+            items[bit] = (values[place], values[place + 1], altitude)
         else:
             items[bit] = values[place]
     return items
@@ -117,13 +115,13 @@ def make_row(timestamp: int, items: dict[int, Item]) -> Row:
         item = items[bit]
         mask |= 1 << bit
         if bit == Property.POSITION:
-            latitude, longitude, altitude = item  # type: ignore[misc]
+            latitude, longitude, altitude = item
             values += [latitude, longitude]
             if altitude is not None:
                 mask |= 1 << Property.ALTITUDE
                 values.append(altitude)
         else:
-            values.append(item)  # type: ignore[arg-type]
+            values.append(item)
     return timestamp, mask, tuple(values)
 
 
@@ -148,7 +146,7 @@ def merge(one: Row, other: Row) -> Row:
         if mine is None:
             items[bit] = item
         elif bit in SWITCHES:
-            items[bit] = min(mine, item)  # type: ignore[type-var]
+            items[bit] = min(mine, item)
         elif _rank(item) > _rank(mine):
             items[bit] = item
     return make_row(one[0], items)

@@ -1,0 +1,26 @@
+"""Distances on the earth, in whole millimetres, so that a path is an exact sum of its legs."""
+
+from __future__ import annotations
+
+from math import asin, cos, floor, radians, sin, sqrt
+from typing import Final
+
+__all__ = ["is_jump", "leg_mm"]
+
+_DIAMETER_MM: Final = 2 * 6_371_008_800
+"""Twice the mean earth radius R1 = 6371.0088 km (Moritz 2000, Geodetic Reference System 1980)."""
+
+_STEP: Final = radians(1e-7)
+
+
+def leg_mm(latitude: int, longitude: int, to_latitude: int, to_longitude: int) -> int:
+    """The great circle between two positions in 1e-7 degrees, by the haversine formula, rounded half up to 1 mm."""
+    half = sin((to_latitude - latitude) * _STEP / 2)
+    across = sin((to_longitude - longitude) * _STEP / 2)
+    h = half * half + cos(latitude * _STEP) * cos(to_latitude * _STEP) * across * across
+    return floor(_DIAMETER_MM * asin(min(1.0, sqrt(h))) + 0.5)
+
+
+def is_jump(leg: int, elapsed_ms: int) -> bool:
+    """Whether a leg in mm within that time implies more than 300 km/h, which is 250 m in 3 s."""
+    return leg * 3 > elapsed_ms * 250

@@ -1,0 +1,48 @@
+"""Identity: the same trip has the same ids everywhere, always. No random number and no clock goes into one."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from ulid import ULID
+
+__all__ = ["TripIdentity", "event_id", "identify"]
+
+_CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+class TripIdentity(NamedTuple):
+    """The names of a trip.
+
+    Attributes:
+        id: a ULID: 48 bits of the start in epoch milliseconds, 80 bits of a hash of vehicle and start.
+        key: five characters of Crockford's base32, for people.
+        flow_id: a UUID of the same hash, for a trip whose first signal came with none.
+    """
+
+    id: str
+    key: str
+    flow_id: str
+
+
+def identify(vehicle_id: str, start: int) -> TripIdentity:
+    """The names of the trip of this vehicle that starts at this instant (epoch milliseconds)."""
+    digest = blake2b(b"%b\0%d" % (vehicle_id.encode(), start), digest_size=16).digest()
+    bits = int.from_bytes(digest[10:14], "big") >> 7  # the first 25 of 32
+    key = "".join(_CROCKFORD[bits >> shift & 31] for shift in (20, 15, 10, 5, 0))
+    return TripIdentity(str(ULID(start.to_bytes(6, "big") + digest[:10])), key, str(_uuid(digest)))
+
+
+def event_id(time_ms: int, trip_id: str, event: str, revision: int) -> str:
+    """The id of one announcement: a ULID of its time and a hash of what it is about."""
+    digest = blake2b(f"{trip_id}|{event}|{revision}".encode(), digest_size=10).digest()
+    return str(ULID(time_ms.to_bytes(6, "big") + digest))
+
+
+def _uuid(digest: bytes) -> UUID:
+    """Version 8 of RFC 9562: a UUID whose bits mean what its maker says."""
+    number = int.from_bytes(digest, "big")
+    number = number & ~(0xF << 76) | 8 << 76
+    return UUID(int=number & ~(0x3 << 62) | 2 << 62)

@@ -1,0 +1,383 @@
+"""The machine that tells trips from a timeline, one row after the other.
+
+Its states and what moves it between them stand in one table, :data:`TRANSITIONS`. Everything else here carries out the
+table's actions. A machine that has seen the rows up to some instant holds all that later rows need to know of them, in
+a few hundred bytes however many they were. That is what makes three things one:
+
+- ``derive`` is a new machine, fed with the whole timeline;
+- folding what lies behind the horizon is a machine fed with that part, and kept instead of it;
+- going on from the middle of a timeline is a copy of the machine as it was there.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from streams.trips.rules import Rules
+from streams.trips.samples import FLOW_ID_BIT, Property, Row, column
+from streams.trips.trip import Fix, Flag, Ride, Trip
+
+__all__ = ["TRANSITIONS", "Action", "Event", "Machine", "Phase", "Step"]
+
+
+class Phase(Enum):
+    """What is known of the trigger."""
+
+    UNKNOWN = "nothing is known"
+    OFF = "the trigger is off"
+    ON = "a trip is on"
+    DOUBT = "a trip is on, but after a data gap"
+    PENDING = "the trigger is off, but an ON may yet join the trip"
+
+
+class Event(Enum):
+    """What a row may bring. GAP and LAPSE come before what the row itself holds."""
+
+    ON = "ON"
+    ON_DISTRUSTED = "ON (unknown_start=ignore)"
+    OFF = "OFF"
+    OFF_REVOCABLE = "OFF (with merge_gap)"
+    GAP = "no sample for longer than silence_timeout"
+    LAPSE = "a sample later than OFF + merge_gap"
+
+
+class Action(Enum):
+    """What the machine does on the way. The row belongs to the trip in all of them but END_INFERRED."""
+
+    NOTHING = auto()
+    START = auto()
+    START_UNOBSERVED = auto()
+    END = auto()
+    END_AFTER_GAP = auto()
+    END_INFERRED = auto()
+    END_INFERRED_START_UNOBSERVED = auto()
+    REMEMBER_END = auto()
+    REMEMBER_END_AFTER_GAP = auto()
+    REMEMBER_LAST_SAMPLE = auto()
+    FORGET_END = auto()
+    END_AS_REMEMBERED = auto()
+
+
+class Step(NamedTuple):
+    """Where an event leads, and what is done."""
+
+    phase: Phase
+    action: Action = Action.NOTHING
+
+
+TRANSITIONS: Final[dict[Phase, dict[Event, Step]]] = {
+    Phase.UNKNOWN: {
+        Event.ON: Step(Phase.ON, Action.START_UNOBSERVED),
+        Event.ON_DISTRUSTED: Step(Phase.UNKNOWN),
+        Event.OFF: Step(Phase.OFF),
+        Event.OFF_REVOCABLE: Step(Phase.OFF),
+    },
+    Phase.OFF: {
+        Event.ON: Step(Phase.ON, Action.START),
+        Event.ON_DISTRUSTED: Step(Phase.ON, Action.START),
+        Event.OFF: Step(Phase.OFF),
+        Event.OFF_REVOCABLE: Step(Phase.OFF),
+    },
+    Phase.ON: {
+        Event.ON: Step(Phase.ON),
+        Event.ON_DISTRUSTED: Step(Phase.ON),
+        Event.OFF: Step(Phase.OFF, Action.END),
+        Event.OFF_REVOCABLE: Step(Phase.PENDING, Action.REMEMBER_END),
+        Event.GAP: Step(Phase.DOUBT, Action.REMEMBER_LAST_SAMPLE),
+    },
+    Phase.DOUBT: {
+        Event.ON: Step(Phase.ON, Action.END_INFERRED_START_UNOBSERVED),
+        Event.ON_DISTRUSTED: Step(Phase.UNKNOWN, Action.END_INFERRED),
+        Event.OFF: Step(Phase.OFF, Action.END_AFTER_GAP),
+        Event.OFF_REVOCABLE: Step(Phase.PENDING, Action.REMEMBER_END_AFTER_GAP),
+    },
+    Phase.PENDING: {
+        Event.ON: Step(Phase.ON, Action.FORGET_END),
+        Event.ON_DISTRUSTED: Step(Phase.ON, Action.FORGET_END),
+        Event.OFF: Step(Phase.PENDING),
+        Event.OFF_REVOCABLE: Step(Phase.PENDING),
+        Event.LAPSE: Step(Phase.OFF, Action.END_AS_REMEMBERED),
+    },
+}
+
+_PHASES: Final = tuple(Phase)
+_INFERRED: Final = (Action.END_INFERRED, Action.END_INFERRED_START_UNOBSERVED)
+_ENERGIES: Final = (Property.ENERGY, Property.STATE_OF_CHARGE, Property.FUEL)
+Known = tuple[int, Any]  # instant and value; the value of a position is (latitude, longitude, altitude or None)
+
+
+class Machine:
+    """All that the rows so far mean for the rows to come.
+
+    Feed it rows in the order of time, one for each instant. Trips that end are appended to :attr:`ended`, which is the
+    caller's to read and empty.
+
+    Attributes:
+        last: the instant of the newest row, or None.
+        known: the last sample of each property, by its number.
+        ride: the totals of the trip that is on, or whose end may yet be revoked.
+        remembered: the trip as it would be if it ended where it may have ended: before the data gap, at the OFF.
+        previous_end: when the last trip ended, ``previous_kept_end`` the last that was kept.
+    """
+
+    __slots__ = ("ended", "known", "last", "phase", "previous_end", "previous_kept_end", "remembered", "ride", "rules")
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.phase = Phase.UNKNOWN
+        self.last: int | None = None
+        self.known: dict[int, Known] = {}
+        self.ride: Ride | None = None
+        self.remembered: Trip | None = None
+        self.previous_end: int | None = None
+        self.previous_kept_end: int | None = None
+        self.ended: list[Trip] = []
+
+    def feed(self, row: Row) -> bool:
+        """Go on by one row, newer than all before. Whether a trip started, ended, or may have ended."""
+        timestamp, mask, values = row
+        rules = self.rules
+        places = column(mask)
+        moved = self._before(timestamp)
+
+        step = Step(self.phase)
+        place = places[rules.trigger]
+        if place >= 0:
+            event = self._event(on=bool(values[place]))
+            step = TRANSITIONS[self.phase][event]
+        action = step.action
+        if self.ride is not None and action not in _INFERRED:
+            self.ride.add(timestamp, mask, values, places)
+        self._learn(timestamp, mask, values, places)
+        self.last = timestamp
+        self.phase = step.phase
+        if action is Action.NOTHING:
+            return moved
+        self._act(action, row, places)
+        return True
+
+    def _before(self, timestamp: int) -> bool:
+        """What the time since the newest row means, before the row that comes now."""
+        rules = self.rules
+        if self.phase is Phase.ON:
+            if not rules.silence_timeout_ms or self.last is None or timestamp - self.last <= rules.silence_timeout_ms:
+                return False
+            step = TRANSITIONS[Phase.ON][Event.GAP]
+            self.remembered = self._trip(self.last, Flag.END_INFERRED, decided=None)
+        elif self.phase is Phase.PENDING and self.remembered is not None:
+            if timestamp <= (self.remembered.end or 0) + rules.merge_gap_ms:
+                return False
+            step = TRANSITIONS[Phase.PENDING][Event.LAPSE]
+            self._end(self.remembered)
+        else:
+            return False
+        self.phase = step.phase
+        return True
+
+    def _event(self, *, on: bool) -> Event:
+        if on:
+            return Event.ON if self.rules.unknown_start == "start" else Event.ON_DISTRUSTED
+        return Event.OFF_REVOCABLE if self.rules.merge_gap_ms else Event.OFF
+
+    def _learn(self, timestamp: int, mask: int, values: tuple[Any, ...], places: tuple[int, ...]) -> None:
+        known = self.known
+        for name in Property:
+            place = places[name]
+            if place < 0 or name == Property.ALTITUDE:
+                continue
+            if name == Property.POSITION:
+                altitude = values[place + 2] if mask >> Property.ALTITUDE & 1 else None
+                known[name] = (timestamp, (values[place], values[place + 1], altitude))
+            else:
+                known[name] = (timestamp, values[place])
+
+    def _act(self, action: Action, row: Row, places: tuple[int, ...]) -> None:
+        timestamp, _, values = row
+        match action:
+            case Action.START | Action.START_UNOBSERVED:
+                self._start(row, places, Flag.START_UNOBSERVED if action is Action.START_UNOBSERVED else Flag(0))
+            case Action.END | Action.END_AFTER_GAP:
+                flag = Flag.DATA_GAP if action is Action.END_AFTER_GAP else Flag(0)
+                self._end(self._trip(timestamp, flag, decided=timestamp))
+            case Action.END_INFERRED | Action.END_INFERRED_START_UNOBSERVED:
+                if self.remembered is not None:
+                    self.remembered.decided = timestamp
+                    self._end(self.remembered)
+                if action is Action.END_INFERRED_START_UNOBSERVED:
+                    self._start(row, places, Flag.START_UNOBSERVED)
+            case Action.REMEMBER_END | Action.REMEMBER_END_AFTER_GAP:
+                if action is Action.REMEMBER_END_AFTER_GAP and self.ride is not None:
+                    self.ride.flags |= Flag.DATA_GAP
+                self.remembered = self._trip(timestamp, Flag(0), decided=timestamp + self.rules.merge_gap_ms)
+            case Action.FORGET_END:
+                self.remembered = None
+            case _:  # carried out before the row: see _before
+                raise AssertionError(action)
+
+    def _start(self, row: Row, places: tuple[int, ...], flags: Flag) -> None:
+        timestamp, mask, values = row
+        known = self.known
+        odometer = None
+        if not flags & Flag.START_UNOBSERVED:
+            reading = self._known_by(Property.MILEAGE, timestamp)
+            if reading is not None and (self.previous_end is None or reading[0] >= self.previous_end):
+                odometer = reading[1]
+        unit = self._known_by(Property.UNIT, timestamp)
+        energies = (self._known_by(energy, timestamp) for energy in _ENERGIES)
+        self.ride = Ride(
+            start=timestamp,
+            flags=int(flags),
+            flow_id=values[places[FLOW_ID_BIT]] if mask >> FLOW_ID_BIT & 1 else None,
+            start_unit=unit[1] if unit else None,
+            start_fix=_fix(known.get(Property.POSITION)) if self._known_by(Property.POSITION, timestamp) else None,
+            start_odometer=odometer,
+            start_energies=tuple(energy[1] if energy else None for energy in energies),  # type: ignore[arg-type]
+            last=timestamp,
+        )
+        self.ride.add(timestamp, mask, values, places)
+
+    def _known_by(self, name: Property, instant: int) -> Known | None:
+        """The last sample of a property, if it is at or before that instant."""
+        sample = self.known.get(name)
+        return sample if sample is not None and sample[0] <= instant else None
+
+    def _trip(self, end: int | None, flags: int, *, decided: int | None) -> Trip:
+        """The trip that is on as it is if it ends here; with no end: as it is while it is on."""
+        ride = self.ride
+        if ride is None:
+            raise AssertionError(self.phase)
+        path_mm, path_flags = ride.path()
+        known = self.known
+
+        def value(name: Property) -> Any:
+            sample = known.get(name)
+            return sample[1] if sample else None
+
+        return Trip(
+            start=ride.start,
+            end=end,
+            decided=decided,
+            flags=int(flags | path_flags),
+            flow_id=ride.flow_id,
+            start_unit=ride.start_unit,
+            unit=value(Property.UNIT),
+            start_fix=ride.start_fix,
+            end_fix=_fix(known.get(Property.POSITION)),
+            start_odometer=ride.start_odometer,
+            end_odometer=ride.end_odometer,
+            start_energies=ride.start_energies,
+            end_energies=(value(Property.ENERGY), value(Property.STATE_OF_CHARGE), value(Property.FUEL)),
+            doors=value(Property.DOORS),
+            windows=value(Property.WINDOWS),
+            path_mm=path_mm,
+            fixes=ride.fixes,
+            max_speed=ride.max_speed,
+            idle_ms=ride.idle_ms,
+            longest_gap=ride.longest_gap,
+            previous_kept_end=self.previous_kept_end,
+        )
+
+    def _end(self, trip: Trip) -> None:
+        self.ended.append(trip)
+        self.previous_end = trip.end
+        if trip.discarded(self.rules) is None:
+            self.previous_kept_end = trip.end
+        self.ride = None
+        self.remembered = None
+
+    def current(self, quiet: float) -> Trip | None:
+        """The trip after the last that ended for good: on, or ended as far as the quiet (ms) lets one say."""
+        if self.ride is None:
+            return None
+        rules = self.rules
+        if self.phase is Phase.PENDING:
+            if quiet > rules.merge_gap_ms:
+                return self.remembered
+        elif rules.silence_timeout_ms and quiet > rules.silence_timeout_ms:
+            trip = self.remembered or self._trip(self.last, Flag.END_INFERRED, decided=None)
+            if trip.duration >= rules.min_duration_ms:
+                return trip
+        return self._trip(None, 0, decided=None)
+
+    def absorb(self, name: Property, timestamp: int, value: Any, row: Row) -> None:
+        """Take in a sample from behind the horizon, of a property of which nothing is known yet.
+
+        It becomes the property's last known value. Of a trip that is on it can be the value at the start; time since
+        other samples, and so data gaps, stay as they were told.
+        """
+        self.known[name] = (timestamp, value)
+        if name == self.rules.trigger:
+            self.phase = Phase.OFF
+            return
+        ride = self.ride
+        if ride is None:
+            return
+        if timestamp > ride.start:
+            last, longest = ride.last, ride.longest_gap
+            ride.add(timestamp, row[1], row[2], column(row[1]))
+            ride.last, ride.longest_gap = last, longest
+        elif name == Property.POSITION:
+            ride.start_fix = ride.start_fix or Fix(timestamp, *value)
+        elif name == Property.UNIT:
+            ride.start_unit = ride.start_unit or value
+        elif name in _ENERGIES:
+            ride.start_energies = tuple(  # type: ignore[assignment]
+                value if energy == name and known is None else known
+                for energy, known in zip(_ENERGIES, ride.start_energies, strict=True)
+            )
+
+    @property
+    def boundary(self) -> int | None:
+        """Trips that start before this instant have ended, and nothing after the newest row changes them."""
+        if self.ride is not None:
+            return self.ride.start
+        return None if self.last is None else self.last + 1
+
+    def pack(self) -> bytes:
+        """As bytes, the same for equal machines. Instants are stored as ages, which are short."""
+        last = self.last or 0
+        mask, samples = 0, []
+        for name in sorted(self.known):
+            timestamp, value = self.known[name]
+            mask |= 1 << name
+            samples += [last - timestamp, value]
+        packed: bytes = msgpack.packb(
+            (
+                _PHASES.index(self.phase),
+                self.last,
+                mask,
+                samples,
+                None if self.previous_end is None else last - self.previous_end,
+                None if self.previous_kept_end is None else last - self.previous_kept_end,
+                self.ride and self.ride.pack(),
+                self.remembered and self.remembered.pack(),
+            )
+        )
+        return packed
+
+    @classmethod
+    def unpack(cls, packed: bytes, rules: Rules) -> Machine:
+        """The inverse of :meth:`pack`. No bytes: a machine that has seen nothing."""
+        machine = cls(rules)
+        if not packed:
+            return machine
+        phase, machine.last, mask, samples, previous_end, previous_kept_end, ride, remembered = msgpack.unpackb(packed)
+        last = machine.last or 0
+        machine.phase = _PHASES[phase]
+        entries = iter(samples)
+        for name in range(FLOW_ID_BIT):
+            if mask >> name & 1:
+                age, value = next(entries), next(entries)
+                machine.known[name] = (last - age, tuple(value) if isinstance(value, list) else value)
+        machine.previous_end = None if previous_end is None else last - previous_end
+        machine.previous_kept_end = None if previous_kept_end is None else last - previous_kept_end
+        machine.ride = ride and Ride.unpack(ride)
+        machine.remembered = remembered and Trip.unpack(remembered)
+        return machine
+
+
+def _fix(sample: Known | None) -> Fix | None:
+    return None if sample is None else Fix(sample[0], *sample[1])

@@ -1,0 +1,280 @@
+"""A trip: its running totals while it is on, and what is known of it once it has ended.
+
+Totals are sums and last values only, never lists of samples, so a trip can be told from a part of its samples and the
+totals of the rest, and the result is the same as if all had been kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from enum import IntFlag
+from typing import Any, Final, Literal, NamedTuple
+
+from streams.trips.geo import is_jump, leg_mm
+from streams.trips.rules import Rules
+from streams.trips.samples import Property, Unit
+
+__all__ = ["Distance", "Fix", "Flag", "Ride", "Trip"]
+
+_IDLE_SPEED: Final = 300  # 3 km/h in the steps of a speed
+_IDLE_PAUSE_MS: Final = 60_000
+_ENERGIES: Final = (Property.ENERGY, Property.STATE_OF_CHARGE, Property.FUEL)
+
+
+class Flag(IntFlag):
+    """What a reader of a trip should know before trusting it. In the order of the contract."""
+
+    START_UNOBSERVED = 1
+    END_INFERRED = 2
+    DATA_GAP = 4
+    ODOMETER_IMPLAUSIBLE = 8
+    POSITION_JUMPS = 16
+
+
+class Fix(NamedTuple):
+    """A position: instant in epoch ms, latitude and longitude in 1e-7 degrees, altitude in 0.1 m or None."""
+
+    timestamp: int
+    latitude: int
+    longitude: int
+    altitude: int | None
+
+
+class Distance(NamedTuple):
+    """How far a trip went, in mm, and who says so."""
+
+    millimetres: int
+    source: Literal["ODOMETER", "GPS"]
+
+
+@dataclass(slots=True)
+class Trip:
+    """A trip as ``derive`` tells it. One that is on has no ``end``, and only what was known at its start counts.
+
+    Units are those of :mod:`streams.trips.samples`; times in ms.
+
+    Attributes:
+        decided: the instant after which no sample can change where it ends: of the trigger sample that decided its
+            end, or the end of the merge gap. None: nothing has decided it yet.
+        start_unit: the telematics unit at the start, ``unit`` that at the end.
+        start_fix: the last position at or before the start, else the first inside.
+        start_energies: at the start (else first inside), ``end_energies`` at the end: combined, charge, fuel.
+        path_mm: the length of the GPS path; None with fewer than two usable positions.
+        previous_kept_end: when the last trip before that was kept ended.
+    """
+
+    start: int
+    end: int | None
+    decided: int | None
+    flags: int
+    flow_id: str | None
+    start_unit: Unit | None
+    unit: Unit | None
+    start_fix: Fix | None
+    end_fix: Fix | None
+    start_odometer: int | None
+    end_odometer: int | None
+    start_energies: tuple[int | None, int | None, int | None]
+    end_energies: tuple[int | None, int | None, int | None]
+    doors: int | None
+    windows: int | None
+    path_mm: int | None
+    fixes: int
+    max_speed: int | None
+    idle_ms: int
+    longest_gap: int
+    previous_kept_end: int | None
+
+    @property
+    def duration(self) -> int:
+        """End - start in ms, of a trip that has ended."""
+        return (self.end or self.start) - self.start
+
+    @property
+    def odometer_implausible(self) -> bool:
+        """Whether the odometer's readings cannot be this trip's: backwards, stuck while driving, or too fast."""
+        if self.start_odometer is None or self.end_odometer is None:
+            return False
+        driven = self.end_odometer - self.start_odometer
+        return (
+            driven < 0
+            or (driven == 0 and self.path_mm is not None and self.path_mm > 1_000_000)
+            # more than 300 km/h + 1 km: in steps of 0.1 m, 300 km/h is 5 steps in 6 ms
+            or driven * 6 > self.duration * 5 + 60_000
+        )
+
+    def distance(self) -> Distance | None:
+        """By the odometer where it is known and plausible, else the GPS path, else unknown."""
+        if self.start_odometer is not None and self.end_odometer is not None and not self.odometer_implausible:
+            return Distance((self.end_odometer - self.start_odometer) * 100, "ODOMETER")
+        if self.path_mm is not None:
+            return Distance(self.path_mm, "GPS")
+        return None
+
+    def discarded(self, rules: Rules) -> Literal["TOO_SHORT", "TOO_SHORT_DISTANCE"] | None:
+        """Why the trip is not kept, or None."""
+        if self.duration < rules.min_duration_ms:
+            return "TOO_SHORT"
+        if rules.min_distance_m:
+            distance = self.distance()
+            if distance is not None and distance.millimetres < rules.min_distance_m * 1000:
+                return "TOO_SHORT_DISTANCE"
+        return None
+
+    def pack(self) -> list[Any]:
+        """As a list of plain values for the stored state, in the order of the fields."""
+        return list(astuple(self))
+
+    @classmethod
+    def unpack(cls, packed: list[Any]) -> Trip:
+        """The inverse of :meth:`pack`."""
+        trip = cls(*packed)
+        for name in ("start_unit", "unit", "start_energies", "end_energies"):
+            value = getattr(trip, name)
+            if value is not None:
+                setattr(trip, name, tuple(value))
+        for name in ("start_fix", "end_fix"):
+            value = getattr(trip, name)
+            if value is not None:
+                setattr(trip, name, Fix(*value))
+        return trip
+
+
+Point = tuple[int, int, int]  # timestamp, latitude, longitude
+
+
+@dataclass(slots=True)
+class Ride:
+    """The totals of the samples of a trip so far, from its start on.
+
+    Attributes:
+        last: the newest sample inside.
+        path_end: the newest position that counts, from which the next leg goes.
+        opening: while the first two positions disagree: they, and those after them, until two have come that decide.
+    """
+
+    start: int
+    flags: int
+    flow_id: str | None
+    start_unit: Unit | None
+    start_fix: Fix | None
+    start_odometer: int | None
+    start_energies: tuple[int | None, int | None, int | None]
+    last: int
+    end_odometer: int | None = None
+    max_speed: int | None = None
+    idle_ms: int = 0
+    slow_at: int | None = None  # the last speed sample, if it was below 3 km/h
+    longest_gap: int = 0
+    fixes: int = 0
+    legs: int = 0
+    path_mm: int = 0
+    path_end: Point | None = None
+    opening: tuple[Point, ...] = ()
+
+    def add(self, timestamp: int, mask: int, values: tuple[Any, ...], places: tuple[int, ...]) -> None:
+        """Count a row inside the trip. ``places`` are the row's columns."""
+        elapsed = timestamp - self.last
+        if elapsed > self.longest_gap:
+            self.longest_gap = elapsed
+        self.last = timestamp
+        place = places[Property.POSITION]
+        if place >= 0:
+            latitude, longitude = values[place], values[place + 1]
+            if self.start_fix is None:
+                altitude = values[place + 2] if mask >> Property.ALTITUDE & 1 else None
+                self.start_fix = Fix(timestamp, latitude, longitude, altitude)
+            self.fixes += 1
+            self._extend((timestamp, latitude, longitude))
+        place = places[Property.SPEED]
+        if place >= 0:
+            speed = values[place]
+            if self.max_speed is None or speed > self.max_speed:
+                self.max_speed = speed
+            if speed < _IDLE_SPEED:
+                if self.slow_at is not None and timestamp - self.slow_at <= _IDLE_PAUSE_MS:
+                    self.idle_ms += timestamp - self.slow_at
+                self.slow_at = timestamp
+            else:
+                self.slow_at = None
+        place = places[Property.MILEAGE]
+        if place >= 0:
+            reading = values[place]
+            if self.start_odometer is None:
+                self.start_odometer = reading
+            self.end_odometer = reading
+        if None in self.start_energies and mask >> Property.ENERGY & 7:
+            self.start_energies = tuple(  # type: ignore[assignment]
+                values[places[energy]] if known is None and places[energy] >= 0 else known
+                for energy, known in zip(_ENERGIES, self.start_energies, strict=True)
+            )
+
+    def _extend(self, point: Point) -> None:
+        if self.opening:
+            self.opening += (point,)
+            if len(self.opening) == 4:
+                self.settle_opening()
+        elif self.path_end is None:
+            self.path_end = point
+        elif self.fixes == 2 and is_jump(_leg(self.path_end, point), point[0] - self.path_end[0]):
+            self.opening = (self.path_end, point)
+        else:
+            self._go_to(point)
+
+    def _go_to(self, point: Point) -> None:
+        before = self.path_end or point
+        leg = _leg(before, point)
+        if is_jump(leg, point[0] - before[0]):
+            self.flags |= Flag.POSITION_JUMPS
+        else:
+            self.path_mm += leg
+            self.legs += 1
+            self.path_end = point
+
+    def settle_opening(self) -> None:
+        """Of two first positions that disagree, the one that disagrees with more of the next two is left out."""
+        first, second, *following = self.opening
+        against_first = sum(is_jump(_leg(first, point), point[0] - first[0]) for point in following)
+        against_second = sum(is_jump(_leg(second, point), point[0] - second[0]) for point in following)
+        self.opening = ()
+        self.flags |= Flag.POSITION_JUMPS
+        self.path_end = second if against_first > against_second else first
+        for point in following:
+            self._go_to(point)
+
+    def copy(self) -> Ride:
+        """Another one with the same totals."""
+        return Ride(*(getattr(self, name) for name in _RIDE_FIELDS))
+
+    def path(self) -> tuple[int | None, int]:
+        """The length of the path in mm (None: fewer than two positions that count), and the flags with it."""
+        ride = self
+        if self.opening:
+            ride = self.copy()
+            ride.settle_opening()
+        return (ride.path_mm if ride.legs else None), ride.flags
+
+    def pack(self) -> list[Any]:
+        """As a list of plain values for the stored state, in the order of the fields."""
+        return [getattr(self, name) for name in _RIDE_FIELDS]
+
+    @classmethod
+    def unpack(cls, packed: list[Any]) -> Ride:
+        """The inverse of :meth:`pack`."""
+        ride = cls(*packed)
+        ride.start_energies = tuple(ride.start_energies)  # type: ignore[assignment]
+        ride.opening = tuple(tuple(point) for point in ride.opening)  # type: ignore[misc]
+        if ride.start_unit is not None:
+            ride.start_unit = tuple(ride.start_unit)  # type: ignore[assignment]
+        if ride.start_fix is not None:
+            ride.start_fix = Fix(*ride.start_fix)
+        if ride.path_end is not None:
+            ride.path_end = tuple(ride.path_end)  # type: ignore[assignment]
+        return ride
+
+
+_RIDE_FIELDS: Final = tuple(Ride.__slots__)
+
+
+def _leg(one: Point, other: Point) -> int:
+    return leg_mm(one[1], one[2], other[1], other[2])

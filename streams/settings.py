@@ -584,9 +584,9 @@ The environment wins over `.env`, and that over the TOML file. An empty variable
 checked at the start, and all that is wrong is said at once:
 
 ```
-$ TRIPS_PARTITIONS=none TRIPS_MERGE_GAP=PT2H trips worker
+$ TRIPS_PARTITIONS=none TRIPS_LATE_TOPIC=trips trips worker
 trips: TRIPS_PARTITIONS='none': must be a whole number, 1 to 10000
-trips: TRIPS_MERGE_GAP=7200 s, TRIPS_SILENCE_TIMEOUT=3600 s (default): merge_gap must be less than silence_timeout: a gap that long is a data gap
+trips: TRIPS_LATE_TOPIC=trips, TRIPS_TRIPS_TOPIC=trips (default): two topics must not have the same name
 ```
 
 Durations are seconds (`90`, `0.1`) or ISO 8601 (`PT1M30S`, `P1D`), in whole milliseconds. `trips check` shows what is

@@ -1,1 +1,1 @@
-"""Delivery: what one checkpoint sends, and how."""
+"""Delivery: what a partition puts out as Kafka records, and the transaction that publishes them with its state."""

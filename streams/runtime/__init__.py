@@ -1,1 +1,16 @@
-"""What Faust needs for this: batches, state table, fences, timers."""
+"""The runtime: what Faust needs for partitions whose work is delivered exactly once.
+
+Faust and aiokafka are used as they are where they hold, and replaced where they do not. What of their insides is relied
+upon stands in ``tests/integration/test_reliance.py``, which fails when a new version changes it.
+
+==============  ========================================================================================
+batches         one Faust event carries one fetched batch of one partition
+recovery        taking partitions over, in the order that loses nothing
+fences          one transactional producer per partition: whoever had it before is shut out
+changelog       reading the state of a partition back, up to the last stable offset
+partition       the life of one partition: batches in, checkpoints out, and its clock
+worker          the partitions of this worker, and what ends it
+cluster         what is checked of the cluster before anything is started
+health, logs    how it is seen from outside
+==============  ========================================================================================
+"""

@@ -1,0 +1,207 @@
+"""The worker, put together: read this first.
+
+::
+
+    Kafka ── vehicle-telemetry ──► BatchConsumer ──► Worker ──► Partition ──► Processor      (bytes → announcements)
+                                  (one event = one             │    │            │
+                                   fetched batch)              │    │            └─ reader, timelines, trips: no I/O
+                                                               │    └─ Checkpointer: one transaction per checkpoint
+                                                               └─ take over, give up, fail
+
+- ``streams.processor`` is everything between the bytes of one partition and the bytes that it puts out.
+- ``streams.delivery.checkpoint`` has the steps of the transaction that publishes them, numbered.
+- ``streams.runtime`` is when: Faust's agent, assignments, recovery, the clock of quiet partitions.
+- This module makes one of each from the settings, and runs them until somebody or something ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from streams.delivery.checkpoint import Destinations
+from streams.errors import ClusterError
+from streams.processor import Processor
+from streams.runtime.cluster import look_at_cluster
+from streams.runtime.fences import Fences
+from streams.runtime.health import serve_health
+from streams.runtime.logs import configure_logs
+from streams.runtime.metrics import Metrics
+from streams.runtime.worker import App, Worker
+from streams.telemetry.reader import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+
+    from streams.runtime.cluster import Cluster
+    from streams.settings import Settings
+
+__all__ = ["build_app", "run_worker"]
+
+_log = structlog.get_logger(__name__)
+
+# The group waits for a member that is finishing its last checkpoints for so long (seconds).
+_REBALANCE_TIMEOUT: Final = 30.0
+# From the first connection to the first assignment and the end of recovery there is no limit: state may be large. From
+# SIGTERM to the end there is one (seconds): after it, what is not committed is left to the next owner.
+_STOP_TIMEOUT: Final = 25.0
+# A transaction that is abandoned holds read-committed readers up for so long, unless a successor ends it before.
+_TRANSACTION_TIMEOUT_MS: Final = 30_000
+
+
+def build_app(settings: Settings, cluster: Cluster) -> App:
+    """Put the worker together.
+
+    Args:
+        settings: checked.
+        cluster: what :func:`streams.runtime.cluster.look_at_cluster` found.
+    """
+    topics, client, rules = settings.topics, settings.client(), settings.rules()
+
+    def new_processor() -> Processor:
+        return Processor(rules, Reader(max_clock_skew_ms=settings.max_clock_skew_ms))
+
+    worker = Worker(
+        topics=topics,
+        destinations=Destinations(
+            application_id=settings.application_id,
+            telemetry=topics.telemetry,
+            events=topics.events,
+            trips=topics.trips,
+            dead_letters=topics.dead_letters,
+            late=topics.late,
+            changelog=topics.changelog,
+            dead_letter_bytes=cluster.dead_letter_bytes,
+            late_bytes=cluster.late_bytes,
+        ),
+        client=client,
+        consumer_settings=_consumer(settings, client),
+        fences=Fences(settings.application_id, _producer(client)),
+        new_processor=new_processor,
+        partition_count=cluster.partitions,
+        commit_interval=settings.commit_interval_s,
+        metrics=Metrics(),
+    )
+    return App(worker, application_id=settings.application_id, rebalance_timeout=_REBALANCE_TIMEOUT)
+
+
+def _consumer(settings: Settings, client: Mapping[str, Any]) -> dict[str, Any]:
+    session_ms = int(settings.session_timeout_s * 1000)
+    return {
+        **client,
+        "client_id": settings.application_id,
+        "group_id": settings.application_id,
+        "auto_offset_reset": "earliest",
+        "enable_auto_commit": False,  # offsets are part of the checkpoints
+        "isolation_level": "read_committed",
+        "session_timeout_ms": session_ms,
+        "heartbeat_interval_ms": min(3000, session_ms // 4),
+        "rebalance_timeout_ms": int(_REBALANCE_TIMEOUT * 1000),
+        "request_timeout_ms": max(40_000, session_ms + 5_000),
+        # An empty answer tells that a partition is still at its end; the clock of quiet partitions lives on it.
+        "fetch_max_wait_ms": 500,
+        "max_partition_fetch_bytes": 2**20,
+        # A batch is work without a pause for everything else in the process: 4000 records take some 30 ms.
+        "max_poll_records": 4000,
+    }
+
+
+def _producer(client: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **client,
+        "acks": "all",
+        "linger_ms": 0,  # a checkpoint is sent whole: there is nothing to wait for
+        "max_batch_size": 512 * 1024,  # half of the least that a broker takes (1 MiB); 16 KiB, the default, is slow
+        "max_request_size": 4 * 2**20,
+        "request_timeout_ms": 20_000,
+        "retry_backoff_ms": 20,
+        "transaction_timeout_ms": _TRANSACTION_TIMEOUT_MS,
+    }
+
+
+def run_worker(settings: Settings, *, debug: bool = False) -> int:
+    """Run a worker until SIGTERM or SIGINT, or until it fails.
+
+    Args:
+        settings: checked.
+        debug: log everything, with tracebacks.
+
+    Returns:
+        The exit code: 0 when it was asked to stop, 1 when it failed (the log says why).
+
+    Raises:
+        TripsError: it cannot start: the cluster is away, or is not as it must be.
+    """
+    configure_logs(debug=debug)
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    topics = settings.topics
+    _log.info(
+        "starting", application_id=settings.application_id, telemetry=topics.telemetry, **_shown(settings.client())
+    )
+    cluster = await _unless(stop, look_at_cluster(settings.client(), topics))
+    if cluster is None:
+        return 0
+    app = build_app(settings, cluster)
+    async with serve_health(app.worker, settings.http_host, settings.http_port):
+        return await _work(app, stop)
+
+
+async def _work(app: App, stop: asyncio.Event) -> int:
+    worker = app.worker
+    clock = asyncio.create_task(worker.keep_time())
+    start = asyncio.create_task(app.start())
+    try:
+        await _first(start, stop.wait(), worker.failed.wait())
+        if start.done() and start.exception() is not None:
+            worker.fail(start.exception() or ClusterError("The worker did not start."))
+        await _first(stop.wait(), worker.failed.wait())
+        if worker.failure is None:
+            _log.info("stopping")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_TIMEOUT):
+                await app.stop()
+    finally:
+        for task in (clock, start):
+            task.cancel()
+        await asyncio.gather(clock, start, return_exceptions=True)
+        await worker.close()
+    worker.stand_down()
+    _log.info("stopped")
+    return 0 if worker.failure is None else 1
+
+
+async def _first(*these: Any) -> None:
+    """Wait until one of these is done."""
+    tasks = [asyncio.ensure_future(one) for one in these]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task, one in zip(tasks, these, strict=True):
+        if task is not one and not task.done():
+            task.cancel()
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Any]) -> Any:
+    """The result of some work; None: it was ended because of ``stop``."""
+    task = asyncio.ensure_future(work)
+    await _first(task, stop.wait())
+    if task.done():
+        return task.result()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return None
+
+
+def _shown(client: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "bootstrap_servers": ",".join(client["bootstrap_servers"]),
+        "security_protocol": client["security_protocol"],
+    }

@@ -1,0 +1,173 @@
+"""The checkpoint: everything that a source partition puts out, its changed state and its offset, in one transaction.
+
+What goes in, in which order, and why stands in :meth:`Checkpointer.commit`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka.partitioner import murmur2
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from streams.delivery.messages import Message, Source, announcement_messages, dead_letter, late_letter
+from streams.errors import InternalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from aiokafka import AIOKafkaProducer
+
+    from streams.records import Output
+
+__all__ = ["Checkpointer", "Destinations", "partition_for"]
+
+_HASH_MASK: Final = 0x7FFFFFFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destinations:
+    """Where a checkpoint goes.
+
+    Attributes:
+        application_id: the consumer group whose offset is committed, and who announces.
+        telemetry: the source topic.
+        events: every announcement, by vehicle id.
+        trips: the latest state of each trip, by trip id.
+        dead_letters: what could not be read.
+        late: what came too late.
+        changelog: the state; its partitions are the source's.
+        dead_letter_bytes: ``max.message.bytes`` of the dead-letter topic.
+        late_bytes: ``max.message.bytes`` of the late topic.
+    """
+
+    application_id: str
+    telemetry: str
+    events: str
+    trips: str
+    dead_letters: str
+    late: str
+    changelog: str
+    dead_letter_bytes: int
+    late_bytes: int
+
+
+def partition_for(key: bytes | None, partitions: int, keyless: int) -> int:
+    """The partition of a key, as Kafka's default partitioner chooses it.
+
+    Args:
+        key: the record's key.
+        partitions: how many the topic has.
+        keyless: what decides for a record without a key (Kafka: any).
+    """
+    if key is None:
+        return keyless % partitions
+    return int(murmur2(key) & _HASH_MASK) % partitions
+
+
+class Checkpointer:
+    """Commits the checkpoints of one source partition.
+
+    Args:
+        producer: the partition's transactional producer, started: whoever had the partition before is fenced off.
+        partition: the source partition.
+        destinations: the topics.
+    """
+
+    def __init__(self, producer: AIOKafkaProducer, partition: int, destinations: Destinations) -> None:
+        self._producer = producer
+        self._to = destinations
+        self._source = Source(destinations.telemetry, partition)
+        self._ce_source = f"/ignition-trips/{destinations.application_id}".encode()
+
+    async def commit(self, output: Output, next_offset: int | None) -> int:
+        """Deliver an output, and commit the offset that it reaches to, all or nothing.
+
+        Args:
+            output: what the partition's processor has put out since the last checkpoint.
+            next_offset: the source offset to go on from; None: no record was read since the last checkpoint (it is
+                the timer's).
+
+        Returns:
+            How many bytes of state were written.
+
+        Raises:
+            KafkaError, AssertionError, InternalError: nothing is committed, and the producer is of no use any more.
+        """
+        producer, batches = self._producer, await self._batches(output)
+
+        # 1. Begin. Only now, when everything is ready to be sent: nothing is open between checkpoints, so that a
+        #    worker that is killed seldom leaves a transaction behind, which would hold read-committed readers up.
+        await producer.begin_transaction()
+
+        # 2. Add all partitions at once. While the transaction coordinator still writes down a change of the
+        #    transaction, a broker answers a produce request with NotEnoughReplicas (it verifies that the partition is
+        #    part of the transaction, KIP-890), and the retry costs 100 ms.
+        for topic_partition in batches:
+            producer._txn_manager.maybe_add_partition_to_txn(topic_partition)  # noqa: SLF001 - no public way to it
+
+        # 3. Add the offset, for the same reason before the records.
+        if next_offset is not None:
+            offsets = {TopicPartition(*self._source): OffsetAndMetadata(next_offset, "")}
+            await producer.send_offsets_to_transaction(offsets, self._to.application_id)
+
+        # 4. Send the records; partitions side by side, the batches of one in order.
+        deliveries = await asyncio.gather(*(self._send(place, builders) for place, builders in batches.items()))
+
+        # 5. Await every delivery. aiokafka commits a transaction although one of its batches has failed.
+        results = await asyncio.gather(*(one for some in deliveries for one in some), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+        # 6. Commit. From here on it is visible, and the offset stands behind what it led to.
+        await producer.commit_transaction()
+        return sum(len(key) + len(value) for key, value in output.changes.items())
+
+    async def _batches(self, output: Output) -> dict[TopicPartition, Sequence[Any]]:
+        """The records by topic and partition, in aiokafka's batches (a future for each record would be slow)."""
+        to, messages = self._to, defaultdict[TopicPartition, list[Message]](list)
+        if output.announcements:
+            events, trips = await self._partitions(to.events), await self._partitions(to.trips)
+            for announcement in output.announcements:
+                event, trip = announcement_messages(announcement, self._ce_source)
+                messages[self._place(to.events, event.key, events)].append(event)
+                if trip is not None:
+                    messages[self._place(to.trips, trip.key, trips)].append(trip)
+        if output.rejected:
+            partitions = await self._partitions(to.dead_letters)
+            for rejected in output.rejected:
+                letter = dead_letter(rejected, self._source, to.dead_letter_bytes)
+                messages[self._place(to.dead_letters, rejected.record.key, partitions)].append(letter)
+        if output.late:
+            partitions = await self._partitions(to.late)
+            for late in output.late:
+                letter = late_letter(late, self._source, to.late_bytes)
+                messages[self._place(to.late, late.record.key, partitions)].append(letter)
+        if output.changes:
+            changelog = TopicPartition(to.changelog, self._source.partition)
+            messages[changelog] = [Message(key, value, []) for key, value in output.changes.items()]
+        return {place: self._builders(place, some) for place, some in messages.items()}
+
+    async def _partitions(self, topic: str) -> int:
+        return len(await self._producer.partitions_for(topic))
+
+    def _place(self, topic: str, key: bytes | None, partitions: int) -> TopicPartition:
+        return TopicPartition(topic, partition_for(key, partitions, self._source.partition))
+
+    def _builders(self, place: TopicPartition, messages: Iterable[Message]) -> list[Any]:
+        builders = [self._producer.create_batch()]
+        for key, value, headers in messages:
+            if builders[-1].append(timestamp=None, key=key, value=value, headers=headers) is None:
+                builders.append(self._producer.create_batch())
+                if builders[-1].append(timestamp=None, key=key, value=value, headers=headers) is None:
+                    raise InternalError(f"A record for {place.topic} does not fit into a batch of its own.")
+        return builders
+
+    async def _send(self, place: TopicPartition, builders: Iterable[Any]) -> list[asyncio.Future[Any]]:
+        return [
+            await self._producer.send_batch(builder, place.topic, partition=place.partition) for builder in builders
+        ]

@@ -1,0 +1,191 @@
+"""One Faust event per fetched batch: the cost of an event is paid per batch, and not per message."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import faust
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+from faust.transport.drivers import aiokafka as driver
+from faust.types import ConsumerMessage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+    from streams.records import Record
+
+__all__ = ["Batch", "BatchConsumer", "BatchSchema", "BatchTransport", "Progress"]
+
+# How long a fetch waits for records, in seconds. A rebalance waits for the fetch that is under way.
+_FETCH_WAIT: Final = 0.25
+# What Faust sleeps between looks when all partitions are full is 1 s.
+_FULL_WAIT: Final = 0.005
+
+
+class Batch(NamedTuple):
+    """What one fetch brought of one partition.
+
+    Attributes:
+        records: at least one, in order.
+        sequence: counts the batches of this partition since its position was last set, from 0. A batch that does not
+            follow the one before it means that one was lost on its way through the worker.
+        generation: the consumer group's generation that it was fetched in.
+    """
+
+    partition: int
+    records: Sequence[Record]
+    sequence: int
+    generation: int
+
+
+class Progress(NamedTuple):
+    """How far a partition is read.
+
+    Attributes:
+        position: the offset of the next record to be fetched.
+        end: the last stable offset, as of the last answer of the broker; None: no answer yet.
+        answered_ms: when that answer came, by the wall clock.
+        batches: how many batches came of it so far.
+    """
+
+    position: int
+    end: int | None
+    answered_ms: int | None
+    batches: int
+
+
+class BatchSchema(faust.Schema):  # type: ignore[misc]
+    """Decodes nothing: the event's value is the :class:`Batch`."""
+
+    def compile(
+        self,
+        app: Any,
+        *,
+        on_key_decode_error: Any,  # noqa: ARG002 - the signature is Faust's
+        on_value_decode_error: Any,  # noqa: ARG002
+        default_propagate: bool = False,  # noqa: ARG002
+    ) -> Callable[..., Any]:
+        """What Faust calls for each message."""
+        create_event = app.create_event
+
+        async def decode(message: Any, *, propagate: bool = False) -> Any:  # noqa: ARG001
+            return create_event(None, message.value, [], message)
+
+        return decode
+
+
+class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Makes the group's consumer with the settings of this project instead of Faust's translation of them."""
+
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:  # noqa: ARG002 - Faust's signature
+        self._assignor = self.app.assignor
+        return AIOKafkaConsumer(**self.app.worker.consumer_settings, partition_assignment_strategy=[self._assignor])
+
+
+class BatchConsumer(driver.Consumer):  # type: ignore[misc]
+    """Delivers batches, commits nothing, and loses nothing at a rebalance.
+
+    Faust's own consumer commits what its agents have acknowledged, which they also do when they fail, and drops
+    records that were fetched while a rebalance was under way. Here offsets are committed by the checkpoints alone, and
+    between setting the positions and reading on nothing is fetched.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fetching = asyncio.Lock()
+        """Held while a fetch is under way. Whoever holds it can set positions and resume partitions safely."""
+        self._sequences: dict[Any, int] = {}
+
+    def _new_consumer_thread(self) -> _ConsumerThread:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, ConsumerMessage]]:  # noqa: ASYNC109 - Faust's
+        """One message per partition that the fetch brought something of."""
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
+        async with self.fetching:
+            messages = await self._fetch(min(timeout, _FETCH_WAIT))
+        for message in messages:
+            yield message.tp, message
+
+    async def _fetch(self, timeout: float) -> list[ConsumerMessage]:  # noqa: ASYNC109 - aiokafka's
+        generation = self.app.consumer_generation_id
+        # A copy: Faust changes the set while the fetch is under way, and to aiokafka an empty set means all partitions.
+        active = frozenset(self._get_active_partitions())
+        if not (active and self.flow_active):
+            await asyncio.sleep(_FULL_WAIT)
+            return []
+        fetched = await self._thread.getmany(active, timeout)
+        if self.should_stop or not self.flow_active or generation != self.app.consumer_generation_id:
+            return []  # a rebalance has begun: before anything else is read, positions are set to what is committed
+        return [self._message(tp, records, generation) for tp, records in fetched.items() if records]
+
+    def _message(self, tp: Any, records: Sequence[Any], generation: int) -> ConsumerMessage:
+        sequence = self._sequences.get(tp, 0)
+        self._sequences[tp] = sequence + 1
+        last = records[-1]
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            last.offset,
+            last.timestamp / 1000,
+            last.timestamp_type,
+            [],
+            None,
+            Batch(tp.partition, records, sequence, generation),
+            None,
+            0,
+            0,
+            tp,
+            generation_id=generation,
+        )
+
+    async def seek_to_committed(self) -> Mapping[Any, int]:
+        """Set every position to what is committed, or to the beginning; aiokafka leaves it where it was then."""
+        committed: Mapping[Any, int] = await super().seek_to_committed()
+        unread = [tp for tp, offset in committed.items() if not offset]
+        if unread:
+            await self._thread.seek_to_beginning(*unread)
+        self._sequences.clear()
+        return committed
+
+    def progress(self, tp: TopicPartition) -> Progress | None:
+        """How far a partition is read; None: not known, or not ours."""
+        assignment = self._thread._ensure_consumer()._subscription.subscription.assignment  # noqa: SLF001
+        state = assignment.state_value(tp) if assignment is not None else None
+        if state is None or not state.has_valid_position:
+            return None
+        return Progress(state.position, state.lso, state.timestamp, self._sequences.get(tp, 0))
+
+    def partition_count(self, topic: str) -> int:
+        """How many partitions the topic has, as of the client's metadata."""
+        cluster = self._thread._ensure_consumer()._client.cluster  # noqa: SLF001 - no public way to it
+        return len(cluster.partitions_for_topic(topic) or ())
+
+    def ack(self, message: Any) -> bool:
+        """Faust's word that an event has been handled; it means nothing here."""
+        message.acked = True
+        self._unacked_messages.discard(message)
+        return False
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002, FBT001, FBT002
+        """Faust commits nothing: offsets are part of the checkpoints."""
+        return False
+
+    async def wait_empty(self) -> None:
+        """Called when partitions are given up or the worker stops: finish what has been read."""
+        await self.app.worker.drain()
+
+    async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
+        """Faust's bookkeeping of offsets that hold no record, for its commits."""
+
+    async def verify_all_partitions_active(self) -> None:
+        """Faust's watch over its own commits."""
+
+
+class BatchTransport(driver.Transport):  # type: ignore[misc]
+    """Faust's Kafka, with our consumer."""
+
+    Consumer = BatchConsumer

@@ -1,0 +1,91 @@
+"""Reading the state of partitions back from their changelog.
+
+The end is known, and not waited for: once a partition's producer is fenced, its last stable offset does not move, and
+a reader that has reached it has read all there is, whatever the last offsets hold. (Under transactions they hold
+markers, which no reader ever sees as records: Faust's own recovery waits for those for ever.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+
+from streams.errors import ClusterError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+__all__ = ["read_changelog"]
+
+_MAX_RECORDS: Final = 5000
+# Where a fetch ends in nothing but markers, aiokafka moves its position and waits on; it looks up this often (seconds).
+_LOOK_UP: Final = 0.05
+# No record and no step forward for so long (seconds): the broker is away, and a restart may find another.
+_STALLED: Final = 60.0
+
+
+async def read_changelog(
+    topic: str,
+    partitions: Iterable[int],
+    settings: Mapping[str, Any],
+    take: Callable[[int, Sequence[Any]], None],
+) -> int:
+    """Read partitions of a changelog from their beginning to their end.
+
+    Args:
+        topic: the changelog.
+        partitions: which ones.
+        settings: keyword arguments for the consumer: where the cluster is.
+        take: called with a partition and its next records, in order.
+
+    Returns:
+        How many records there were.
+
+    Raises:
+        ClusterError: the broker stopped answering.
+    """
+    places = [TopicPartition(topic, partition) for partition in partitions]
+    if not places:
+        return 0
+    consumer = AIOKafkaConsumer(
+        **settings,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        max_partition_fetch_bytes=4 * 2**20,
+    )
+    count = 0
+    try:
+        await consumer.start()
+        consumer.assign(places)
+        left = await consumer.end_offsets(places)  # for a reader of committed records: the last stable offsets
+        before = await consumer.beginning_offsets(places)
+        left = {place: end for place, end in left.items() if end > before[place]}
+        consumer.pause(*(place for place in places if place not in left))
+        positions: dict[TopicPartition, int] = {}
+        moved = time.monotonic()
+        while left:
+            fetched = await consumer.getmany(timeout_ms=int(_LOOK_UP * 1000), max_records=_MAX_RECORDS)
+            for place, records in fetched.items():
+                take(place.partition, records)
+                count += len(records)
+            await asyncio.sleep(0)  # a take is work without a pause: let the heartbeat and the probes have their turn
+            now = {place: await consumer.position(place) for place in left}
+            if now != positions:
+                positions, moved = now, time.monotonic()
+            elif time.monotonic() - moved > _STALLED:
+                raise ClusterError(f"Reading the state back from {topic} stalls at {_places(now)}: is the broker away?")
+            for place in [place for place, end in left.items() if now[place] >= end]:
+                del left[place]
+                consumer.pause(place)
+    finally:
+        await consumer.stop()
+    return count
+
+
+def _places(positions: Mapping[TopicPartition, int]) -> str:
+    return ", ".join(f"partition {place.partition} offset {offset}" for place, offset in sorted(positions.items()))

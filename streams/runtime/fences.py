@@ -1,0 +1,109 @@
+"""One transactional producer per source partition, so that only one worker can write for it.
+
+Opening the producer (``InitProducerId``) ends what transaction the previous owner has open, and refuses it any other:
+a worker that was frozen or cut off while its partition moved on finds that out at its next checkpoint, and not by
+overwriting newer state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from aiokafka import AIOKafkaProducer
+
+from streams.errors import ClusterError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["Fence", "Fences"]
+
+_log = structlog.get_logger(__name__)
+
+# aiokafka goes on asking for a producer id for ever; a broker that restarts is back within this, in seconds.
+_OPEN_TIMEOUT: Final = 60.0
+_CLOSE_TIMEOUT: Final = 10.0
+
+
+class Fence:
+    """The right to write for one partition: its producer.
+
+    Attributes:
+        producer: started.
+        unbroken: nobody else has had the right since our last fence of this partition, so that what we know of the
+            partition is still true.
+    """
+
+    def __init__(self, producer: AIOKafkaProducer, previous: tuple[int, int] | None) -> None:
+        self.producer = producer
+        manager = producer._txn_manager  # noqa: SLF001 - no public way to it
+        self.identity: tuple[int, int] = (manager.producer_id, manager.producer_epoch)
+        # Each opening raises the epoch by one.
+        self.unbroken = previous is not None and self.identity == (previous[0], previous[1] + 1)
+
+
+class Fences:
+    """The producers of the partitions that this worker has.
+
+    Args:
+        application_id: the first part of each transactional id; the second is the partition.
+        settings: keyword arguments for each producer.
+    """
+
+    def __init__(self, application_id: str, settings: Mapping[str, Any]) -> None:
+        self._application_id = application_id
+        self._settings = settings
+        self._open: dict[int, Fence] = {}
+        self._identities: dict[int, tuple[int, int]] = {}
+
+    async def renew(self, partitions: Iterable[int]) -> dict[int, Fence]:
+        """Open the producers of these partitions anew, and close all others.
+
+        At every assignment, also of partitions that stay: another worker may have had them in between.
+
+        Raises:
+            ClusterError: the brokers did not answer in time.
+            KafkaError: they refused.
+        """
+        await self.close()
+        producers = {
+            partition: AIOKafkaProducer(transactional_id=f"{self._application_id}-{partition}", **self._settings)
+            for partition in sorted(partitions)
+        }
+        try:
+            async with asyncio.timeout(_OPEN_TIMEOUT), asyncio.TaskGroup() as group:
+                for producer in producers.values():
+                    group.create_task(producer.start())
+        except TimeoutError:
+            await _stop(producers.values())
+            raise ClusterError(
+                f"The Kafka brokers did not open the transactional producers of partitions {sorted(producers)} within "
+                f"{_OPEN_TIMEOUT:.0f} s. Look at the brokers' transaction coordinator (__transaction_state)."
+            ) from None
+        except BaseExceptionGroup as group_error:
+            await _stop(producers.values())
+            raise group_error.exceptions[0] from None
+        except BaseException:
+            await _stop(producers.values())
+            raise
+        self._open = {number: Fence(one, self._identities.get(number)) for number, one in producers.items()}
+        self._identities |= {number: fence.identity for number, fence in self._open.items()}
+        return dict(self._open)
+
+    async def close(self) -> None:
+        """Close all producers. A transaction that is open stays open, until the next owner ends it."""
+        fences, self._open = self._open, {}
+        await _stop(fence.producer for fence in fences.values())
+
+
+async def _stop(producers: Iterable[AIOKafkaProducer]) -> None:
+    stops = [asyncio.ensure_future(producer.stop()) for producer in producers]
+    if stops:
+        done, late = await asyncio.wait(stops, timeout=_CLOSE_TIMEOUT)
+        for one in late:
+            one.cancel()
+        for one in done:
+            if not one.cancelled() and one.exception() is not None:
+                _log.debug("producer did not close cleanly", error=repr(one.exception()))

@@ -1,0 +1,77 @@
+"""Liveness, readiness and metrics over HTTP."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+from aiohttp import web
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from streams.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from streams.runtime.worker import Worker
+
+__all__ = ["serve_health"]
+
+_log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def serve_health(worker: Worker, host: str, port: int) -> AsyncIterator[None]:
+    """Serve ``/health/live``, ``/health/ready`` and ``/metrics`` for as long as the block lasts.
+
+    Live: the event loop turns, and nothing has failed. Ready: partitions are assigned (perhaps none: there are more
+    workers than partitions) and their state is recovered.
+
+    Args:
+        worker: whose health.
+        host: the address to listen on.
+        port: 0: serve nothing.
+
+    Raises:
+        SettingsError: the port is taken, or the address is not ours.
+    """
+    if not port:
+        yield
+        return
+
+    async def live(_: web.Request) -> web.Response:
+        return _answer(worker.failure is None, "live", "failed")
+
+    async def ready(_: web.Request) -> web.Response:
+        return _answer(worker.ready, "ready", "not ready")
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(worker.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    application = web.Application()
+    application.add_routes(
+        [web.get("/health/live", live), web.get("/health/ready", ready), web.get("/metrics", metrics)]
+    )
+    runner = web.AppRunner(application, access_log=None, handle_signals=False)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise SettingsError(
+                [
+                    f"TRIPS_HTTP_PORT={port}: cannot listen on {host}:{port} ({error.strerror or error}). "
+                    "Choose another port, or 0 for none."
+                ]
+            ) from None
+        _log.info("serving health and metrics", url=f"http://{host}:{port}")
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _answer(good: bool, yes: str, no: str) -> web.Response:  # noqa: FBT001 - it is what the answer is about
+    return web.Response(status=200 if good else 503, text=f"{yes if good else no}\n")

@@ -1,0 +1,294 @@
+"""The life of one source partition in this worker: batches in, checkpoints out, and its clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from streams.errors import ClusterError, InternalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from streams.records import Output, Record
+    from streams.runtime.batches import Batch, Progress
+
+__all__ = ["CheckpointTaker", "Observer", "Partition", "PartitionProcessor", "QuietClock"]
+
+# A checkpoint is taken at the latest when so many records wait for it: at 160,000 rec/s on 8 partitions that is once a
+# second, and some tens of megabytes a worker. Twice as many wait while one is under way; then reading waits.
+_MAX_WAITING: Final = 20_000
+# Less than the transaction's own timeout (30 s), so that we say what happened before the coordinator aborts it.
+_CHECKPOINT_TIMEOUT: Final = 25.0
+# The contract says that the clock is written at least once a minute while a timer is pending.
+_CLOCK_WRITTEN_EVERY: Final = 50.0
+# A long poll is answered at least twice a second. An answer older than this, and the broker may be away.
+_ANSWER_FRESH: Final = 2.0
+
+
+class PartitionProcessor(Protocol):
+    """What the runtime needs of ``streams.processor.Processor``."""
+
+    clock: int
+    vehicles: int
+    open_trips: int
+    state_bytes: int
+    counts: Any
+
+    def process(self, records: Iterable[Record]) -> None:
+        """Apply a batch."""
+
+    def advance(self, clock_ms: int) -> None:
+        """Let the clock go on without a record."""
+
+    def wake_at(self) -> int | None:
+        """When, by the clock, there is something to do."""
+
+    def touch_clock(self) -> None:
+        """Put the clock into the next output's changes, whatever else is in there."""
+
+    def take(self) -> Output:
+        """Everything since the last take."""
+
+    def restore(self, items: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Records of the changelog, oldest first."""
+
+    def restored(self) -> None:
+        """That was the last of them."""
+
+
+class CheckpointTaker(Protocol):
+    """What commits the checkpoints: :class:`streams.delivery.checkpoint.Checkpointer`."""
+
+    async def commit(self, output: Output, next_offset: int | None) -> int:
+        """Deliver all or nothing; how many bytes of state it was."""
+
+
+class Observer(Protocol):
+    """Who wants to know what a partition does: the metrics."""
+
+    def batch(self, partition: int, records: int, seconds: float) -> None:
+        """A batch was applied."""
+
+    def checkpoint(self, partition: int, output: Output, state_bytes: int, seconds: float) -> None:
+        """A checkpoint was committed."""
+
+
+class QuietClock:
+    """Kafka time of a partition, while it is at its end and no record moves it.
+
+    The clock of a partition is the newest Kafka timestamp read from it, advanced by the wall-clock time (here: the
+    monotonic one, which nobody sets) spent at its end. What is not known to be spent at its end does not count: while
+    the broker is away, records may be waiting there.
+    """
+
+    __slots__ = ("_answer", "_answered", "_base", "_since")
+
+    def __init__(self) -> None:
+        self._base = 0
+        self._since: float | None = None  # monotonic; None: not at the end
+        self._answered = 0.0
+        self._answer: int | None = None
+
+    def look(self, clock: int, progress: Progress | None, now: float) -> None:
+        """Take in how far the partition is read.
+
+        Args:
+            clock: the processor's clock.
+            progress: as of now; None: not known.
+            now: monotonic seconds.
+        """
+        if progress is None or progress.end is None or progress.position < progress.end:
+            self.leave()
+            return
+        if progress.answered_ms != self._answer:
+            self._answer, self._answered = progress.answered_ms, now
+        if self._since is None:
+            self._base, self._since = clock, now
+
+    def read(self, now: float) -> int | None:
+        """The clock in milliseconds; None: the partition is not at its end."""
+        if self._since is None:
+            return None
+        until = now if now - self._answered <= _ANSWER_FRESH else self._answered
+        return self._base + max(0, int((until - self._since) * 1000))
+
+    def leave(self) -> None:
+        """The partition is not at its end."""
+        self._since = None
+
+
+class Partition:
+    """Applies batches at once, and delivers what comes of them at checkpoints.
+
+    Batches are applied by whoever calls :meth:`apply`, in order; a task of its own takes the checkpoints, so that
+    partitions go on side by side, and a partition goes on while its checkpoint is under way.
+
+    Args:
+        number: of the source partition.
+        processor: its state, restored.
+        checkpointer: commits.
+        interval: seconds from the first change to its checkpoint.
+        observer: is told what happens.
+        fail: called once with what went wrong, when nothing may go on.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        processor: PartitionProcessor,
+        checkpointer: CheckpointTaker,
+        *,
+        interval: float,
+        observer: Observer,
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        self.number = number
+        self.processor = processor
+        self._checkpointer = checkpointer
+        self._interval = interval
+        self._observer = observer
+        self._fail = fail
+        self._quiet = QuietClock()
+        self._clock_written = time.monotonic()
+        self._sequence = 0  # of the next batch
+        self._next_offset: int | None = None  # of the records applied since the last take
+        self._waiting = 0
+        self._due = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is applied that is not committed."""
+        return self._settled.is_set()
+
+    def start(self) -> None:
+        """Begin to take checkpoints."""
+        self._task = asyncio.create_task(self._run(), name=f"checkpoints of partition {self.number}")
+
+    async def stop(self) -> None:
+        """End without a checkpoint; what is not committed is read again by the next owner."""
+        task, self._task = self._task, None
+        self._room.set()
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def room(self) -> None:
+        """Wait while too much waits for a checkpoint."""
+        await self._room.wait()
+
+    def apply(self, batch: Batch) -> None:
+        """Apply a batch.
+
+        Raises:
+            InternalError: a batch before it has been lost inside this worker: what came of it would be missing, and
+                its records would be committed over.
+        """
+        if batch.sequence != self._sequence:
+            raise InternalError(
+                f"Batch {batch.sequence} of partition {self.number} (offset {batch.records[0].offset}) arrived where "
+                f"{self._sequence} was expected: records have been lost inside this worker."
+            )
+        self._sequence += 1
+        began = time.perf_counter()
+        self._turn_clock(time.monotonic())  # a record arrives at what the clock is by then
+        self._quiet.leave()
+        self.processor.process(batch.records)
+        self._next_offset = batch.records[-1].offset + 1
+        self._waiting += len(batch.records)
+        if self._waiting >= _MAX_WAITING:
+            self._room.clear()
+            self._hurry.set()
+        self._changed()
+        self._observer.batch(self.number, len(batch.records), time.perf_counter() - began)
+
+    def tick(self, progress: Progress | None) -> None:
+        """Let time go on, if there is nothing to be read. Called a few times a second.
+
+        Args:
+            progress: how far the partition is read; None: not known.
+        """
+        now = time.monotonic()
+        if progress is not None and progress.batches != self._sequence:
+            progress = None  # there are batches on their way
+        self._quiet.look(self.processor.clock, progress, now)
+        clock, wake_at = self._quiet.read(now), self.processor.wake_at()
+        if clock is None or wake_at is None:
+            return
+        if clock >= wake_at:
+            self._turn_clock(now)
+            self._changed()
+        elif now - self._clock_written >= _CLOCK_WRITTEN_EVERY and self.settled:
+            self._turn_clock(now)
+            self.processor.touch_clock()
+            self._changed()
+
+    def _turn_clock(self, now: float) -> None:
+        clock = self._quiet.read(now)
+        if clock is not None and clock > self.processor.clock:
+            self.processor.advance(clock)
+
+    def _changed(self) -> None:
+        self._settled.clear()
+        self._due.set()
+
+    async def drain(self) -> None:
+        """Commit what has been applied, and end.
+
+        Raises:
+            asyncio.CancelledError: it took the caller too long.
+        """
+        if self._task is not None:
+            self._hurry.set()
+            settled = asyncio.ensure_future(self._settled.wait())
+            try:
+                await asyncio.wait([settled, self._task], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                settled.cancel()
+        await self.stop()
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._due.wait()
+                # Begun late: what comes of the next batches goes along.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), self._interval)
+                await self._checkpoint()
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is in memory is not what is committed
+            self._fail(error)
+
+    async def _checkpoint(self) -> None:
+        began = time.perf_counter()
+        self._due.clear()
+        output, next_offset = self.processor.take(), self._next_offset
+        self._next_offset, self._waiting = None, 0
+        self._hurry.clear()
+        self._room.set()
+        if next_offset is not None or _holds_something(output):
+            try:
+                async with asyncio.timeout(_CHECKPOINT_TIMEOUT):
+                    state_bytes = await self._checkpointer.commit(output, next_offset)
+            except TimeoutError:
+                raise ClusterError(
+                    f"The Kafka brokers did not take a checkpoint of partition {self.number} within "
+                    f"{_CHECKPOINT_TIMEOUT:.0f} s: are they away?"
+                ) from None
+            self._observer.checkpoint(self.number, output, state_bytes, time.perf_counter() - began)
+            if output.changes:
+                self._clock_written = time.monotonic()
+        if not self._due.is_set():
+            self._settled.set()
+
+
+def _holds_something(output: Output) -> Any:
+    return output.announcements or output.rejected or output.late or output.changes

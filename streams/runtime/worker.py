@@ -1,0 +1,313 @@
+"""The partitions of this worker: taken over, worked on, given up; and what ends the worker.
+
+Kafka decides who has which partition, and Faust tells us (``streams.runtime.recovery``). Between two assignments the
+worker is *open*: batches are applied. Whatever fails in here ends the process: what is in memory is then ahead of what
+is committed, and nobody else may build on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import faust
+import structlog
+from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
+from aiokafka.structs import TopicPartition
+from faust.app.base import BootStrategy
+from yarl import URL
+
+from streams.delivery.checkpoint import Checkpointer
+from streams.errors import ClusterError, InternalError, TripsError
+from streams.runtime.batches import BatchSchema, BatchTransport
+from streams.runtime.changelog import read_changelog
+from streams.runtime.cluster import check_partition_counts
+from streams.runtime.partition import Partition
+from streams.runtime.recovery import PartitionTableManager, VehicleTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from streams.delivery.checkpoint import Destinations
+    from streams.runtime.batches import Batch, BatchConsumer
+    from streams.runtime.fences import Fence, Fences
+    from streams.runtime.metrics import Metrics
+    from streams.runtime.partition import PartitionProcessor
+    from streams.settings import Topics
+
+__all__ = ["App", "Worker"]
+
+_log = structlog.get_logger(__name__)
+
+# Seconds. A rebalance goes on without a member that takes longer than its rebalance timeout (set to 30 s).
+_DRAIN_TIMEOUT: Final = 20.0
+# How often the clocks of quiet partitions are looked at.
+_TICK: Final = 0.25
+# A worker that has failed and cannot even stop is ended by force.
+_GRACE: Final = 8.0
+
+
+class Worker:
+    """What this process does for the application.
+
+    Args:
+        topics: the names.
+        destinations: where checkpoints go.
+        client: where the cluster is.
+        consumer_settings: keyword arguments for the group's consumer.
+        fences: the producers.
+        new_processor: makes an empty processor of a partition.
+        partition_count: how many partitions the state is of.
+        commit_interval: seconds.
+        metrics: are told what happens.
+    """
+
+    def __init__(
+        self,
+        *,
+        topics: Topics,
+        destinations: Destinations,
+        client: Mapping[str, Any],
+        consumer_settings: Mapping[str, Any],
+        fences: Fences,
+        new_processor: Callable[[], PartitionProcessor],
+        partition_count: int,
+        commit_interval: float,
+        metrics: Metrics,
+    ) -> None:
+        self.topics = topics
+        self.consumer_settings = consumer_settings
+        self.metrics = metrics
+        self.partitions: dict[int, Partition] = {}
+        """Those that are worked on; empty while the worker is not open."""
+        self.ready = False
+        """Partitions are assigned and recovered, and nothing has failed."""
+        self.failure: BaseException | None = None
+        self.failed = asyncio.Event()
+        self._destinations = destinations
+        self._client = client
+        self._fences = fences
+        self._new_processor = new_processor
+        self._commit_interval = commit_interval
+        self._partition_count = partition_count
+        self._generation: int | None = None
+        self._consumer: Any = None
+        # Processors whose state is exactly what is committed: recovered and not yet open, or drained.
+        self._settled: dict[int, PartitionProcessor] = {}
+        self._fenced: dict[int, Fence] = {}
+        self._home: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
+        self._watchdog: threading.Timer | None = None
+
+    # -- assignments ---------------------------------------------------------------------------------------------
+
+    async def take_over(self, numbers: set[int], generation: int, consumer: BatchConsumer) -> None:
+        """Fence partitions off from whoever had them, and read their state back.
+
+        May be cancelled at any point, when Kafka has changed its mind.
+
+        Raises:
+            TripsError, KafkaError: it cannot be done.
+        """
+        began = time.monotonic()
+        _log.info("partitions assigned", partitions=_ranges(numbers), generation=generation)
+        self._consumer = consumer
+        check_partition_counts(
+            self.topics, consumer.partition_count(self.topics.telemetry) or self._partition_count, self._partition_count
+        )
+
+        # 1. Fence. Whatever was going on in a partition is over after this, one way or the other.
+        self._fenced = await self._fences.renew(numbers)
+
+        # 2. What we know of a partition holds if nobody else has had it in between.
+        self._settled = {
+            number: processor
+            for number, processor in self._settled.items()
+            if number in self._fenced and self._fenced[number].unbroken
+        }
+
+        # 3. Read the rest back.
+        unknown = {number: self._new_processor() for number in numbers if number not in self._settled}
+
+        def restore(partition: int, records: Sequence[Any]) -> None:
+            unknown[partition].restore((record.key, record.value) for record in records)
+
+        count = await read_changelog(self.topics.changelog, sorted(unknown), self._client, restore)
+        for processor in unknown.values():
+            processor.restored()
+        self._settled |= unknown
+        seconds = time.monotonic() - began
+        self.metrics.recovered(count, seconds)
+        _log.info("state recovered", partitions=_ranges(unknown), records=count, seconds=round(seconds, 3))
+
+    def open(self, generation: int) -> None:
+        """Work on what was taken over, from here on."""
+        processors, self._settled = self._settled, {}
+        self._generation = generation
+        self.partitions = {
+            number: Partition(
+                number,
+                processor,
+                Checkpointer(self._fenced[number].producer, number, self._destinations),
+                interval=self._commit_interval,
+                observer=self.metrics,
+                fail=self.fail,
+            )
+            for number, processor in processors.items()
+        }
+        for partition in self.partitions.values():
+            partition.start()
+        self.ready = self.failure is None
+        _log.info("worker ready", partitions=_ranges(self.partitions), generation=generation)
+
+    async def drain(self) -> None:
+        """Commit what has been applied, because partitions are about to be given up; take nothing more."""
+        self.ready = False
+        partitions, self.partitions = self.partitions, {}
+        self._generation = None
+        if self.failure is not None or not partitions:
+            return
+        try:
+            async with asyncio.timeout(_DRAIN_TIMEOUT):
+                await asyncio.gather(*(partition.drain() for partition in partitions.values()))
+        except TimeoutError:
+            self.fail(
+                ClusterError(f"The last checkpoints of given-up partitions took longer than {_DRAIN_TIMEOUT:.0f} s.")
+            )
+        except asyncio.CancelledError:
+            # Nobody would know what of it is committed.
+            self.fail(InternalError("The last checkpoints of given-up partitions were cancelled."))
+            raise
+        if self.failure is None:
+            self._settled = {number: partition.processor for number, partition in partitions.items()}
+            _log.info("partitions given up", partitions=_ranges(partitions))
+
+    async def close(self) -> None:
+        """End for good."""
+        self.ready = False
+        for partition in self.partitions.values():
+            await partition.stop()
+        await self._fences.close()
+
+    # -- work ----------------------------------------------------------------------------------------------------
+
+    async def handle(self, batch: Batch) -> None:
+        """Apply a batch, unless it belongs to an assignment that is over. Never raises."""
+        try:
+            partition = self.partitions.get(batch.partition)
+            if partition is not None:
+                await partition.room()
+            # Looked up again: the assignment may have ended while there was no room.
+            partition = self.partitions.get(batch.partition)
+            if partition is not None and batch.generation == self._generation and self.failure is None:
+                partition.apply(batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, memory may be ahead of what is committed
+            self.fail(error)
+
+    async def keep_time(self) -> None:
+        """Let the clocks of quiet partitions go on, for as long as the worker lives."""
+        self._home = asyncio.get_running_loop(), threading.current_thread()
+        try:
+            while self.failure is None:
+                await asyncio.sleep(_TICK)
+                for number, partition in self.partitions.items():
+                    partition.tick(self._consumer.progress(TopicPartition(self.topics.telemetry, number)))
+        except Exception as error:  # noqa: BLE001
+            self.fail(error)
+
+    # -- failure -------------------------------------------------------------------------------------------------
+
+    def fail(self, reason: BaseException) -> None:
+        """Stop delivering, and end the process. May be called from any thread; the first reason counts."""
+        if self._home is not None and threading.current_thread() is not self._home[1]:
+            self._home[0].call_soon_threadsafe(self.fail, reason)
+            return
+        if self.failure is not None:
+            return
+        self.failure, self.ready = reason, False
+        _log.critical(explain(reason), exc_info=reason)
+        self._watchdog = threading.Timer(_GRACE, os._exit, (1,))
+        self._watchdog.daemon = True
+        self._watchdog.start()
+        self.failed.set()
+
+    def stand_down(self) -> None:
+        """The process has got through its end by itself: no force is needed."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+
+
+def explain(reason: BaseException) -> str:
+    """Why the worker ends, in one line for people."""
+    match reason:
+        case TripsError():
+            return str(reason)
+        case ProducerFenced() | InvalidProducerEpoch():
+            return (
+                "Fenced: another worker has taken partitions over while this one was away (paused, or cut off). "
+                "What it had not committed does not count; it can be started again at once."
+            )
+        case _:
+            return f"{type(reason).__name__}: {reason}".replace("\n", " ")
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """``{0, 1, 2, 5}`` as ``0-2,5``."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ",".join("-".join(map(str, run)) for run in runs) or "none"
+
+
+class _Boot(BootStrategy):  # type: ignore[misc]
+    """What Faust starts: no web server (ours is ``streams.runtime.health``) and no producer (``Fences``)."""
+
+    enable_kafka_producer = False
+    enable_web = False
+
+
+class App(faust.App):  # type: ignore[misc]
+    """The Faust app around a :class:`Worker`."""
+
+    BootStrategy = _Boot
+
+    def __init__(self, worker: Worker, *, application_id: str, rebalance_timeout: float) -> None:
+        broker = "kafka://" + ";kafka://".join(worker.consumer_settings["bootstrap_servers"])
+        super().__init__(
+            application_id,
+            broker=broker,
+            store="memory://",
+            web_enabled=False,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            stream_wait_empty=True,
+            stream_recovery_delay=0.0,
+            # In batches: what one partition has read ahead. Reading goes on when it falls to 40 % of it.
+            stream_buffer_maxsize=16,
+            broker_rebalance_timeout=rebalance_timeout,
+            TableManager=PartitionTableManager,
+        )
+        self.worker = worker
+        self.transport = BatchTransport([URL(broker.split(";")[0])], self)
+        telemetry = self.topic(worker.topics.telemetry, schema=BatchSchema())
+        table = VehicleTable(self, name="vehicles", beacon=self.tables.beacon)
+        table.worker = worker
+        self.tables.add(table)
+
+        async def apply(stream: Any) -> None:
+            async for event in stream.events():
+                await worker.handle(event.value)
+
+        self.agent(telemetry, name="trips")(apply)
+
+    async def on_first_start(self) -> None:
+        """Faust makes a data directory here; we have no data of our own."""
+
+    def _crash(self, reason: BaseException) -> None:
+        super()._crash(reason)
+        self.worker.fail(reason)

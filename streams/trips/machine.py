@@ -195,7 +195,7 @@ class Machine:
                 known[name] = (timestamp, values[place])
 
     def _act(self, action: Action, row: Row, places: tuple[int, ...]) -> None:
-        timestamp, _, values = row
+        timestamp = row[0]
         match action:
             case Action.START | Action.START_UNOBSERVED:
                 self._start(row, places, Flag.START_UNOBSERVED if action is Action.START_UNOBSERVED else Flag(0))

@@ -1,0 +1,291 @@
+"""Everything of one partition between bytes and bytes: no Kafka, no Faust, no clock of its own.
+
+The runtime hands in batches of records and the time, and takes what a checkpoint delivers. The same processor tells
+trips offline, in the tests, and in a worker.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+import msgpack
+
+from streams.errors import StateError
+from streams.records import Announcement, Late, Output, Record, Rejected
+from streams.telemetry.properties import PROPERTIES
+from streams.telemetry.reader import Problem, Reader
+from streams.trips.content import iso
+from streams.trips.rules import Rules
+from streams.trips.state import CLOCK_KEY, BrokenStateError, open_value, seal_value
+from streams.trips.vehicle import StoredVehicle, Vehicle
+
+__all__ = ["Counts", "Processor"]
+
+_NAMES = {number: name for name, number in PROPERTIES.items()}
+
+
+@dataclass(slots=True)
+class Counts:
+    """Running totals of a partition since its processor was made.
+
+    Attributes:
+        messages: records read.
+        samples: samples read from them.
+        applied: records that added a sample.
+        repeated: records that were read whole and added none, late ones apart.
+        late: records with late samples.
+        rejected: problems by reason.
+        dead_letters: records sent to the dead letters.
+        announcements: by event.
+    """
+
+    messages: int = 0
+    samples: int = 0
+    applied: int = 0
+    repeated: int = 0
+    late: int = 0
+    dead_letters: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    announcements: Counter[str] = field(default_factory=Counter)
+
+
+class Processor:
+    """The vehicles of one source partition.
+
+    Args:
+        rules: by which trips are told.
+        reader: turns records into samples.
+        offline: there is no Kafka: announcements take their time from the samples.
+
+    Attributes:
+        clock: epoch ms; the newest Kafka timestamp read so far, or as advanced.
+        counts: running totals.
+        open_trips: how many vehicles have a trip that is on.
+    """
+
+    def __init__(self, rules: Rules, reader: Reader, *, offline: bool = False) -> None:
+        self.rules = rules
+        self.clock = 0
+        self.counts = Counts()
+        self.open_trips = 0
+        self._reader = reader
+        self._offline = offline
+        self._awake: dict[str, Vehicle] = {}
+        self._resting: dict[str, StoredVehicle] = {}
+        self._changed: dict[str, Vehicle] = {}
+        self._touch_clock = False
+        self._alarms: list[tuple[int, str]] = []
+        self._alarm_of: dict[str, int] = {}
+        self._output = Output()
+        self._restoring: dict[bytes, dict[bytes, bytes]] = {}
+
+    def process(self, records: Iterable[Record]) -> None:
+        """Apply a batch of records, announce what it leaves pending, and close what is silent by its timestamps."""
+        read, counts, touched = self._reader.read, self.counts, self._changed
+        pending: dict[str, Vehicle] = {}
+        for record in records:
+            counts.messages += 1
+            timestamp = record.timestamp
+            if timestamp > self.clock:
+                self.clock = timestamp
+            reading = read(record.value, record.key, timestamp)
+            if reading.problems:
+                self._reject(record, reading.problems, partial=reading.vehicle_id is not None)
+            if reading.vehicle_id is None or not reading.rows:
+                continue
+            vehicle = self._vehicle(reading.vehicle_id)
+            added, late = vehicle.apply(
+                reading.rows,
+                record.offset,
+                None if self._offline else timestamp,
+                self.clock,
+                _traceparent(record) if record.headers else None,
+            )
+            counts.samples += sum(row[1].bit_count() for row in reading.rows)
+            if late:
+                counts.late += 1
+                named = ", ".join(f"{_NAMES[name]} of {iso(instant)}" for name, instant in late)
+                self._output.late.append(Late(record, f"behind the correction horizon: {named}"))
+            if added:
+                counts.applied += 1
+                touched[vehicle.id] = vehicle
+                if vehicle.said:
+                    self._collect(vehicle)
+                if vehicle.pending:
+                    pending[vehicle.id] = vehicle
+            elif not late:
+                counts.repeated += 1
+        for vehicle in pending.values():
+            if vehicle.pending:
+                vehicle.announce()
+                self._collect(vehicle)
+        for vehicle in touched.values():
+            self._set_alarm(vehicle.id, vehicle.wake_at)
+        self.advance(self.clock)
+
+    def advance(self, clock_ms: int) -> None:
+        """The clock of the partition has come to this (it never goes back): close what has been silent."""
+        if clock_ms > self.clock:
+            self.clock = clock_ms
+        while self._alarms and self._alarms[0][0] <= self.clock:
+            due, vehicle_id = heappop(self._alarms)
+            if self._alarm_of.get(vehicle_id) != due:
+                continue
+            del self._alarm_of[vehicle_id]
+            vehicle = self._vehicle(vehicle_id)
+            wake_at = vehicle.wake_at
+            if wake_at is not None and wake_at <= self.clock:
+                vehicle.quiet_for(self.clock)
+                self._changed[vehicle_id] = vehicle
+                self._collect(vehicle)
+            self._set_alarm(vehicle_id, vehicle.wake_at)
+
+    def close(self) -> None:
+        """Nothing will ever arrive again: end and make ready whatever waits for a quiet."""
+        for vehicle_id in sorted({*self._awake, *self._resting}):
+            vehicle = self._vehicle(vehicle_id)
+            vehicle.close()
+            self._changed[vehicle_id] = vehicle
+            self._collect(vehicle)
+
+    def wake_at(self) -> int | None:
+        """The clock (epoch ms) at which :meth:`advance` may have something to do."""
+        while self._alarms and self._alarm_of.get(self._alarms[0][1]) != self._alarms[0][0]:
+            heappop(self._alarms)
+        return self._alarms[0][0] if self._alarms else None
+
+    def touch_clock(self) -> None:
+        """Have the next :meth:`take` store the clock although nothing else has changed."""
+        self._touch_clock = True
+
+    def take(self) -> Output:
+        """What has come about since the last time, for one checkpoint, with each changed state value once."""
+        output, self._output = self._output, Output()
+        changes = output.changes
+        for vehicle in self._changed.values():
+            changes.update(vehicle.store())
+            if vehicle.resting:
+                self._resting[vehicle.id] = vehicle.rest()
+                self._awake.pop(vehicle.id, None)
+        self._changed.clear()
+        if changes or self._touch_clock:
+            changes[CLOCK_KEY] = seal_value(CLOCK_KEY, msgpack.packb(self.clock))
+            self._touch_clock = False
+        return output
+
+    @property
+    def vehicles(self) -> int:
+        """How many vehicles have state."""
+        return len(self._awake) + len(self._resting)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of stored state that the vehicles take, keys and frames apart."""
+        return sum(vehicle.size for vehicle in self._resting.values()) + sum(
+            vehicle.size for vehicle in self._awake.values()
+        )
+
+    def restore(self, items: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Take back stored values, oldest first; of one key the later counts. End with :meth:`restored`.
+
+        Raises:
+            StateError: a value is damaged, or of a newer format.
+        """
+        restoring = self._restoring
+        for key, value in items:
+            if value is None:
+                continue
+            try:
+                opened = open_value(key, value)
+            except BrokenStateError as error:
+                raise StateError(str(error)) from error
+            if key == CLOCK_KEY:
+                self.clock = max(self.clock, msgpack.unpackb(opened))
+                continue
+            prefix = _PREFIXES.get(key[:1])
+            if prefix is None:
+                raise StateError(f"state record {key!r} is of no kind that this program knows")
+            parts = restoring.get(key[prefix:])
+            if parts is None:
+                parts = restoring[key[prefix:]] = {}
+            parts[key[:prefix]] = opened
+
+    def restored(self) -> None:
+        """All stored values have been handed in: be ready for records.
+
+        Raises:
+            StateError: a vehicle's values do not belong together.
+        """
+        for vehicle, parts in self._restoring.items():
+            head = parts.get(b"h")
+            vehicle_id = vehicle.decode()
+            if head is None:
+                raise StateError(f"the state of vehicle {vehicle_id!r} has no head: its changelog is not whole")
+            stored = StoredVehicle(
+                head,
+                parts.get(b"b", b""),
+                parts.get(b"w", b""),
+                tuple(parts[prefix] for prefix in sorted(parts) if prefix[:1] == b"s"),
+                tuple((int.from_bytes(prefix[1:], "big"), parts[prefix]) for prefix in parts if prefix[:1] == b"c"),
+            )
+            self._resting[vehicle_id] = stored
+            self.open_trips += stored.on
+            self._set_alarm(vehicle_id, stored.wake_at)
+        self._restoring = {}
+
+    def _vehicle(self, vehicle_id: str) -> Vehicle:
+        vehicle = self._awake.get(vehicle_id)
+        if vehicle is None:
+            stored = self._resting.pop(vehicle_id, None)
+            if stored is None:
+                vehicle = Vehicle(vehicle_id, self.rules)
+            else:
+                vehicle = Vehicle.load(vehicle_id, self.rules, stored)
+            self._awake[vehicle_id] = vehicle
+        return vehicle
+
+    def _collect(self, vehicle: Vehicle) -> None:
+        announcements: list[Announcement] = vehicle.said
+        vehicle.said = []
+        events = self.counts.announcements
+        for announcement in announcements:
+            events[announcement.event] += 1
+        self._output.announcements += announcements
+        self.open_trips += vehicle.on - vehicle.was_on
+        vehicle.was_on = vehicle.on
+
+    def _reject(self, record: Record, problems: Iterable[Problem], *, partial: bool) -> None:
+        listed = list(problems)
+        self.counts.dead_letters += 1
+        for problem in listed:
+            self.counts.rejected[problem.reason] += 1
+        self._output.rejected.append(Rejected(record, listed, partial))
+
+    def _set_alarm(self, vehicle_id: str, due: int | None) -> None:
+        """Wake up for a vehicle, unless an alarm goes off before that anyway and will look again."""
+        if due is None:
+            return
+        standing = self._alarm_of.get(vehicle_id)
+        if standing is None or due < standing:
+            self._alarm_of[vehicle_id] = due
+            heappush(self._alarms, (due, vehicle_id))
+
+
+_PREFIXES = {b"h": 1, b"b": 1, b"w": 1, b"s": 2, b"c": 3}
+
+
+def _traceparent(record: Record) -> str | None:
+    """The record's trace context, if it has the form of W3C Trace Context."""
+    for name, value in record.headers:
+        if name == "traceparent":
+            parts = value.split(b"-")
+            if [len(part) for part in parts] == [2, 32, 16, 2]:
+                try:
+                    bytes.fromhex(value.replace(b"-", b"").decode("ascii"))
+                except ValueError:
+                    return None
+                return value.decode("ascii").lower()
+    return None

@@ -1,0 +1,58 @@
+"""How state is stored: each value names its format and proves that it is whole.
+
+A value is one byte of format version, four bytes of CRC-32 over key and content, and the content. Keys are one letter
+for the kind of value, for chunks their number, and the vehicle's id:
+
+=====  =======================================================================
+key    value
+=====  =======================================================================
+``k``  the partition's clock
+``h``  a vehicle's head: what every message changes, and the newest rows
+``b``  its base: the machine that has seen all that is folded
+``w``  its words: what was last announced about each trip that is not settled
+``s``  a small chunk of rows
+``c``  a sealed chunk of rows
+=====  =======================================================================
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+from zlib import crc32
+
+__all__ = ["CLOCK_KEY", "FORMAT_VERSION", "FRAME_SIZE", "BrokenStateError", "open_value", "seal_value"]
+
+FORMAT_VERSION: Final = 1
+CLOCK_KEY: Final = b"k"
+_FRAME: Final = Struct("<BI")
+FRAME_SIZE: Final = _FRAME.size
+
+
+class BrokenStateError(Exception):
+    """A stored value that this program cannot take for state: damaged, or written by a newer version."""
+
+
+def seal_value(key: bytes, content: bytes) -> bytes:
+    """Content as a stored value."""
+    return _FRAME.pack(FORMAT_VERSION, crc32(content, crc32(key))) + content
+
+
+def open_value(key: bytes, value: bytes) -> bytes:
+    """The content of a stored value.
+
+    Raises:
+        BrokenStateError: it is damaged, or its format is newer than this program.
+    """
+    if len(value) < FRAME_SIZE:
+        raise BrokenStateError(f"state record {key!r} is cut short: {len(value)} bytes")
+    version, checksum = _FRAME.unpack_from(value)
+    if version > FORMAT_VERSION:
+        raise BrokenStateError(
+            f"state record {key!r} has format version {version}, and this program reads up to {FORMAT_VERSION}: "
+            "start the newer version of ignition-trips that wrote it"
+        )
+    content = value[FRAME_SIZE:]
+    if version < 1 or crc32(content, crc32(key)) != checksum:
+        raise BrokenStateError(f"state record {key!r} is damaged: its checksum does not match")
+    return content

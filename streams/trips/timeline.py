@@ -1,0 +1,250 @@
+"""A vehicle's timeline, packed: the rows that are still kept, in the order in which they arrived.
+
+Rows are only ever appended. Where they belong in time is found out when they are read. They wait in the *tail*, which
+is stored with the vehicle's head; a full tail becomes a *small* chunk under a key of its own, and when the ring of
+small chunks is full they are *sealed* into one compressed chunk. So a checkpoint writes only what is new, a row is
+written about three times however long a trip lasts, and keys are reused instead of deleted.
+
+A row is packed as its mask, its instant and its values, each in a fixed width; text comes after, and a telematics unit
+only where it differs from that of the row before it in the same chunk.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+from streams.trips.samples import FLOW_ID_BIT, Property, Row, Unit, merge
+
+__all__ = ["SMALL_CHUNKS", "Chunk", "Timeline"]
+
+SMALL_CHUNKS: Final = 16
+"""How many small chunks there are before they are sealed: with about 130 bytes each, a sealed chunk holds 2 KiB."""
+
+_TAIL_LIMIT: Final = 16_384
+"""A tail that grows to this within one checkpoint (a backlog) is sealed by itself."""
+
+_FORMATS: Final = {
+    Property.IGNITION: "B",
+    Property.IMMOBILIZER: "B",
+    Property.DRIVING_ENABLED: "B",
+    Property.POSITION: "ii",
+    Property.ALTITUDE: "i",
+    Property.MILEAGE: "q",
+    Property.SPEED: "H",
+    Property.HEADING: "H",
+    Property.ENERGY: "H",
+    Property.STATE_OF_CHARGE: "H",
+    Property.FUEL: "H",
+    Property.DOORS: "B",
+    Property.WINDOWS: "B",
+}
+_FIXED: Final = (1 << Property.UNIT) - 1
+_UNIT: Final = 1 << Property.UNIT
+_FLOW_ID: Final = 1 << FLOW_ID_BIT
+_SAME_UNIT: Final = 1 << 15  # in a packed mask: the unit is that of the row before
+_SPAN: Final = Struct("<qq")
+_MASK: Final = Struct("<H")
+_LENGTH: Final = Struct("<H")
+_STRUCTS: Final[dict[int, Struct]] = {}
+
+
+def _struct(mask: int) -> Struct:
+    found = _STRUCTS.get(mask)
+    if found is None:
+        fields = "".join(width for name, width in _FORMATS.items() if mask >> name & 1)
+        found = _STRUCTS[mask] = Struct("<Hq" + fields)
+    return found
+
+
+class Chunk(NamedTuple):
+    """Packed rows, and the span of their instants."""
+
+    oldest: int
+    newest: int
+    packed: bytes
+
+    def dump(self) -> bytes:
+        """As one value for the stored state."""
+        return _SPAN.pack(self.oldest, self.newest) + self.packed
+
+    @classmethod
+    def load(cls, value: bytes) -> Chunk:
+        """The inverse of :meth:`dump`."""
+        oldest, newest = _SPAN.unpack_from(value)
+        return cls(oldest, newest, value[_SPAN.size :])
+
+
+class Timeline:
+    """The kept rows of one vehicle.
+
+    Attributes:
+        tail: the newest arrivals, packed.
+        small: chunks of the ring, oldest first; the number of a chunk is its place.
+        sealed: compressed chunks by the number of their key.
+        changed: which chunks are not stored yet, as (is it sealed, number).
+    """
+
+    __slots__ = ("_unit", "changed", "sealed", "small", "tail", "tail_newest", "tail_oldest")
+
+    def __init__(self) -> None:
+        self.tail = bytearray()
+        self.tail_oldest = self.tail_newest = 0
+        self._unit: Unit | None = None
+        self.small: list[Chunk] = []
+        self.sealed: dict[int, Chunk] = {}
+        self.changed: set[tuple[bool, int]] = set()
+
+    def append(self, row: Row) -> None:
+        """Keep a row, of any instant."""
+        timestamp, mask, values = row
+        tail = self.tail
+        if not tail:
+            self.tail_oldest = self.tail_newest = timestamp
+        elif timestamp > self.tail_newest:
+            self.tail_newest = timestamp
+        elif timestamp < self.tail_oldest:
+            self.tail_oldest = timestamp
+        if mask <= _FIXED:
+            tail += _struct(mask).pack(mask, timestamp, *values)
+        else:
+            self._append_text(timestamp, mask, values)
+        if len(tail) > _TAIL_LIMIT:
+            self.seal()
+
+    def _append_text(self, timestamp: int, mask: int, values: tuple[Any, ...]) -> None:
+        fixed = list(values)
+        flow_id = fixed.pop() if mask & _FLOW_ID else None
+        unit = fixed.pop() if mask & _UNIT else None
+        same = unit is not None and unit == self._unit
+        texts = []
+        if unit is not None and not same:
+            texts += [*unit]
+            self._unit = unit
+        if flow_id is not None:
+            texts.append(flow_id)
+        self.tail += _struct(mask & _FIXED).pack(mask | _SAME_UNIT if same else mask, timestamp, *fixed)
+        for text in texts:
+            encoded = text.encode()
+            self.tail += _LENGTH.pack(len(encoded)) + encoded
+
+    def store_tail(self) -> None:
+        """Make the tail a chunk of its own; the ring, when it is full, a sealed one."""
+        if not self.tail:
+            return
+        if len(self.small) == SMALL_CHUNKS:
+            self.seal()
+            return
+        self.changed.add((False, len(self.small)))
+        self.small.append(Chunk(self.tail_oldest, self.tail_newest, bytes(self.tail)))
+        self._clear_tail()
+
+    def seal(self) -> None:
+        """Compress the ring and the tail into one chunk."""
+        chunks = [*self.small]
+        if self.tail:
+            chunks.append(Chunk(self.tail_oldest, self.tail_newest, bytes(self.tail)))
+        if not chunks:
+            return
+        number = next(number for number in range(len(self.sealed) + 1) if number not in self.sealed)
+        self.sealed[number] = Chunk(
+            min(chunk.oldest for chunk in chunks),
+            max(chunk.newest for chunk in chunks),
+            zlib.compress(b"".join(chunk.packed for chunk in chunks)),
+        )
+        self.changed.add((True, number))
+        self.changed -= {(False, place) for place in range(len(self.small))}
+        self.small = []
+        self._clear_tail()
+
+    def _clear_tail(self) -> None:
+        self.tail = bytearray()
+        self._unit = None
+
+    def drop(self, before: int) -> None:
+        """Forget the sealed chunks that hold only rows before this instant; their keys are free again."""
+        for number in [number for number, chunk in self.sealed.items() if chunk.newest < before]:
+            del self.sealed[number]
+            self.changed.discard((True, number))
+
+    @property
+    def oldest(self) -> int | None:
+        """An instant at or before the oldest row that is kept."""
+        instants = [chunk.oldest for chunk in (*self.small, *self.sealed.values())]
+        if self.tail:
+            instants.append(self.tail_oldest)
+        return min(instants, default=None)
+
+    def rows(self, after: float, to: float) -> list[Row]:
+        """The rows with ``after`` < instant <= ``to`` in the order of time, those of one instant merged into one."""
+        found = [row for row in self._unpacked(after, to) if after < row[0] <= to]
+        found.sort(key=_instant)
+        ordered: list[Row] = []
+        newest = None
+        for row in found:
+            if row[0] == newest:
+                ordered[-1] = merge(ordered[-1], row)
+            else:
+                ordered.append(row)
+                newest = row[0]
+        return ordered
+
+    def at(self, instant: int) -> Row | None:
+        """All that is kept of one instant."""
+        rows = self.rows(instant - 1, instant)
+        return rows[0] if rows else None
+
+    def _unpacked(self, after: float, to: float) -> Iterator[Row]:
+        for chunk in self.sealed.values():
+            if chunk.newest > after and chunk.oldest <= to:
+                yield from _unpack(zlib.decompress(chunk.packed))
+        for chunk in self.small:
+            if chunk.newest > after and chunk.oldest <= to:
+                yield from _unpack(chunk.packed)
+        if self.tail and self.tail_newest > after and self.tail_oldest <= to:
+            yield from _unpack(bytes(self.tail))
+
+    def restore_tail(self, tail: bytes) -> None:
+        """Take over a stored tail."""
+        self.tail = bytearray(tail)
+        self._unit = None
+        instants = [row[0] for row in _unpack(tail)]
+        self.tail_oldest, self.tail_newest = min(instants, default=0), max(instants, default=0)
+
+    @property
+    def size(self) -> int:
+        """Bytes that the rows take."""
+        return len(self.tail) + sum(len(chunk.packed) for chunk in (*self.small, *self.sealed.values()))
+
+
+def _instant(row: Row) -> int:
+    return row[0]
+
+
+def _unpack(packed: bytes) -> Iterator[Row]:
+    place, unit = 0, None
+    size = len(packed)
+    while place < size:
+        (stored,) = _MASK.unpack_from(packed, place)
+        layout = _struct(stored & _FIXED)
+        _, timestamp, *values = layout.unpack_from(packed, place)
+        place += layout.size
+        if stored > _FIXED:
+            if stored & _UNIT:
+                if not stored & _SAME_UNIT:
+                    identifier, place = _text(packed, place)
+                    brand, place = _text(packed, place)
+                    unit = (identifier, brand)
+                values.append(unit)
+            if stored & _FLOW_ID:
+                flow_id, place = _text(packed, place)
+                values.append(flow_id)
+        yield timestamp, stored & ~_SAME_UNIT, tuple(values)
+
+
+def _text(packed: bytes, place: int) -> tuple[str, int]:
+    (length,) = _LENGTH.unpack_from(packed, place)
+    place += _LENGTH.size
+    return packed[place : place + length].decode(), place + length

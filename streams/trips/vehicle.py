@@ -1,0 +1,795 @@
+"""One vehicle: its timeline, what was announced about its trips, and what is to be announced next.
+
+Five verbs are all that a processor needs: :meth:`Vehicle.apply` a record's rows, :meth:`Vehicle.announce` what they
+changed, :meth:`Vehicle.quiet_for` a while, :meth:`Vehicle.store` and :meth:`Vehicle.load`.
+
+A row that comes in order and brings no edge of the trigger is only packed and kept. At an edge the machine goes on from
+the last *mark*, the packed machine after the last edge. A row that comes late, where a mark has already been, makes the
+machine go back to the mark before it; as soon as it reaches a later mark in the same state as before, everything after
+that stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from hashlib import blake2b
+from math import inf
+from struct import Struct
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+import msgpack
+import orjson
+
+from streams.records import Announcement, TripsRecord
+from streams.trips import content
+from streams.trips.identity import identify
+from streams.trips.machine import Machine, Phase
+from streams.trips.rules import Rules
+from streams.trips.samples import FLOW_ID_BIT, Property, Row, make_row, merge, row_items
+from streams.trips.state import FRAME_SIZE, seal_value
+from streams.trips.timeline import SMALL_CHUNKS, Chunk, Timeline
+from streams.trips.trip import Trip
+
+__all__ = ["StoredVehicle", "Vehicle", "chunk_key"]
+
+_HEAD_BUDGET: Final = 250
+_MARKS: Final = 256
+_QUIET_FOREVER: Final = 1 << 52
+_ALERT: Final = Struct("<q?")  # the first bytes of a head: when to wake, and whether a trip is on
+
+
+Late = tuple[Property, int]
+"""A sample behind the horizon: its property and instant."""
+
+
+class State(IntEnum):
+    """The last word announced about a trip."""
+
+    STARTED = 0
+    ENDED = 1
+    READY = 2
+    DISCARDED = 3
+
+
+@dataclass(slots=True)
+class Word:
+    """What was last announced about a trip that is not settled.
+
+    Attributes:
+        decided: the instant that decided its end, as :attr:`streams.trips.trip.Trip.decided`.
+        digest: of what was last announced as ready or discarded.
+        published: whether the ``trips`` topic holds it.
+    """
+
+    state: State
+    end: int | None = None
+    decided: int | None = None
+    digest: bytes = b""
+    published: bool = False
+
+
+class Mark(NamedTuple):
+    """The machine as it was after the row of an instant."""
+
+    instant: int
+    packed: bytes
+
+
+class StoredVehicle(NamedTuple):
+    """A vehicle as its stored values, without their frames. What is kept of one at rest."""
+
+    head: bytes
+    base: bytes
+    words: bytes
+    small: tuple[bytes, ...]
+    sealed: tuple[tuple[int, bytes], ...]
+
+    @property
+    def wake_at(self) -> int | None:
+        """The clock at which the vehicle has something to say, in epoch ms."""
+        wake_at: int = _ALERT.unpack_from(self.head)[0]
+        return None if wake_at < 0 else wake_at
+
+    @property
+    def on(self) -> bool:
+        """Whether a trip is on."""
+        on: bool = _ALERT.unpack_from(self.head)[1]
+        return on
+
+    @property
+    def size(self) -> int:
+        """Bytes that the values take."""
+        return (
+            len(self.head)
+            + len(self.base)
+            + len(self.words)
+            + sum(map(len, self.small))
+            + sum(len(value) for _, value in self.sealed)
+        )
+
+
+def chunk_key(vehicle: bytes, number: int, *, sealed: bool) -> bytes:
+    """The key of a chunk in the stored state."""
+    return b"c" + number.to_bytes(2, "big") + vehicle if sealed else b"s%c" % number + vehicle
+
+
+class Vehicle:
+    """The state of one vehicle, unpacked."""
+
+    __slots__ = (
+        "_arrival",
+        "_base",
+        "_base_changed",
+        "_due",
+        "_folded",
+        "_horizon",
+        "_key",
+        "_last",
+        "_marks",
+        "_newest",
+        "_offset",
+        "_quiet",
+        "_rules",
+        "_settled_before",
+        "_stale",
+        "_time_ms",
+        "_timeline",
+        "_touched",
+        "_traceparent",
+        "_trigger_at",
+        "_trigger_gap",
+        "_trigger_on",
+        "_waits",
+        "_words",
+        "_words_changed",
+        "id",
+        "on",
+        "pending",
+        "said",
+        "stored",
+        "was_on",
+    )
+
+    def __init__(self, vehicle_id: str, rules: Rules) -> None:
+        self.id = vehicle_id
+        self._key = vehicle_id.encode()
+        self._rules = rules
+        self._timeline = Timeline()
+        self._base = b""
+        self._base_changed = False
+        self._folded: int | None = None
+        self._marks: list[Mark] = []
+        self._words: dict[int, Word] = {}
+        self._words_changed = False
+        self._settled_before: float = -inf
+        self._newest: int | None = None
+        self._horizon: float = -inf
+        self._trigger_at: float = -inf
+        self._trigger_on: bool | None = None
+        self._trigger_gap = False
+        self._due: float = inf
+        self._last: dict[int, tuple[int, Any]] | None = None
+        self._touched: tuple[float, float] | None = None
+        self._stale = False
+        self._offset = -1
+        self._time_ms = 0
+        self._traceparent: str | None = None
+        self._arrival = 0
+        self._quiet = 0
+        self._waits: tuple[int, ...] = ()
+        self.on = False
+        self.pending = False
+        self.said: list[Announcement] = []
+        self.stored: StoredVehicle | None = None
+        self.was_on = False
+
+    # -- a record comes in -------------------------------------------------------------------------------------------
+
+    def apply(
+        self, rows: Sequence[Row], offset: int, time_ms: int | None, arrival: int, traceparent: str | None
+    ) -> tuple[bool, list[Late]]:
+        """Take in the rows of one record, in the order of time.
+
+        Args:
+            rows: what it says, a row for each instant.
+            offset: its place in the partition.
+            time_ms: its timestamp; None: that of its newest new sample (there is no Kafka).
+            arrival: the clock when it was read.
+            traceparent: passed on to what it makes us say.
+
+        Returns:
+            Whether it added a sample, and which of its samples are late.
+        """
+        before = self._newest
+        horizon: float = -inf
+        if before is not None:
+            horizon = before - self._rules.correction_horizon_ms
+            if self._touched is not None and self._touched[0] < horizon:
+                # What is still to be announced would be behind the horizon: say it as of the record before.
+                self.announce()
+        late: list[Late] = []
+        newest_added: int | None = None
+        urgent = False
+        for given in rows:
+            row: Row | None = given
+            if self._newest is not None and given[0] <= self._newest:
+                row = self._unknown_part(given, horizon, late)
+                if row is None:
+                    continue
+            newest_added = given[0]
+            if row is not None and row[1]:
+                urgent |= self._add(row)
+        if newest_added is None:
+            return False, late
+        self._horizon = max(self._horizon, horizon)
+        self._offset = offset
+        self._time_ms = newest_added if time_ms is None else time_ms
+        self._arrival = arrival
+        self._traceparent = traceparent
+        if self._quiet or self._stale:
+            # Something was said under a quiet, or under other rules, that may not hold any more.
+            self.pending = True
+            self._quiet = 0
+            if self._stale:
+                self._touch(-inf)
+                self._stale = False
+        if urgent or (self._newest is not None and self._newest > self._due):
+            self.announce()
+        return True, late
+
+    def _add(self, row: Row) -> bool:
+        """Keep a row. Whether it is in order and at an edge of the trigger: to be announced at once."""
+        timestamp, mask, values = row
+        rules = self._rules
+        newest = self._newest
+        if newest is None or timestamp > newest:
+            if self._trigger_on and rules.silence_timeout_ms and newest is not None:
+                self._trigger_gap |= timestamp - newest > rules.silence_timeout_ms
+            self._newest = timestamp
+        self._timeline.append(row)
+        if self._last is not None:
+            for name, value in row_items(row).items():
+                known = self._last.get(name)
+                if known is None or known[0] <= timestamp:
+                    self._last[name] = (timestamp, value)
+        tip = self._marks[-1].instant if self._marks else -inf
+        if not mask >> rules.trigger & 1:
+            if timestamp <= tip:
+                self._touch(timestamp)
+            return False
+        # A trigger's place in the values is the number of switches before it.
+        on = bool(values[(mask & ((1 << rules.trigger) - 1)).bit_count()])
+        if timestamp <= tip or timestamp <= self._trigger_at:
+            self._touch(timestamp)
+        if timestamp <= self._trigger_at:
+            return False
+        edge = on != self._trigger_on or (on and self._trigger_gap)
+        self._trigger_at = timestamp
+        self._trigger_on = on
+        self._trigger_gap = False
+        return edge
+
+    def _touch(self, instant: float) -> None:
+        """Something was added where the machine may already have been."""
+        self.pending = True
+        if self._touched is None:
+            self._touched = (instant, instant)
+        else:
+            self._touched = (min(self._touched[0], instant), max(self._touched[1], instant))
+
+    def _unknown_part(self, row: Row, horizon: float, late: list[Late]) -> Row | None:
+        """What a row not newer than all before adds to the timeline; None: nothing. Adds what is late to ``late``."""
+        timestamp = row[0]
+        last = self._last_known()
+        fresh: dict[int, Any] = {}
+        items = row_items(row)
+        flow_id = items.pop(FLOW_ID_BIT, None)
+        absorbed = False
+        for name, value in items.items():
+            if last.get(name) == (timestamp, value):
+                continue
+            if timestamp >= horizon:
+                fresh[name] = value
+            elif self._last_behind(horizon, name) == (timestamp, value):
+                continue
+            elif name not in last and not (name == self._rules.trigger and value):
+                self._absorb(row, Property(name), value, int(horizon))
+                absorbed = True
+            else:
+                late.append((Property(name), timestamp))
+        if fresh:
+            kept = self._timeline.at(timestamp)
+            if kept is not None:
+                mine = row_items(kept)
+                resolved = row_items(merge(kept, make_row(timestamp, fresh)))
+                fresh = {name: value for name, value in fresh.items() if mine.get(name) != resolved[name]}
+        if not fresh:
+            return (timestamp, 0, ()) if absorbed else None
+        if flow_id is not None:
+            fresh[FLOW_ID_BIT] = flow_id
+        return make_row(timestamp, fresh)
+
+    def _last_known(self) -> dict[int, tuple[int, Any]]:
+        """The last sample of each property. Looked up only for vehicles that send old samples, then kept."""
+        if self._last is None:
+            start = self._mark_before(-inf if self._touched is None else self._touched[0])
+            machine = Machine.unpack(start.packed if start else self._base, self._rules)
+            self._last = dict(machine.known)
+            self._learn(self._last, self._timeline.rows(_instant_of(machine), inf))
+        return self._last
+
+    def _last_behind(self, horizon: float, name: int) -> tuple[int, Any] | None:
+        """The last sample of a property as of the horizon."""
+        machine = Machine.unpack(self._base, self._rules)
+        known = dict(machine.known)
+        self._learn(known, self._timeline.rows(_instant_of(machine), horizon))
+        return known.get(name)
+
+    @staticmethod
+    def _learn(known: dict[int, tuple[int, Any]], rows: list[Row]) -> None:
+        for row in rows:
+            for name, value in row_items(row).items():
+                known[name] = (row[0], value)
+
+    def _absorb(self, row: Row, name: Property, value: Any, horizon: int) -> None:
+        """Take in a sample from behind the horizon, the first that is known of its property."""
+        self._fold(horizon)
+        machine = Machine.unpack(self._base, self._rules)
+        machine.absorb(name, row[0], value, make_row(row[0], {name: value}))
+        self._base = machine.pack()
+        self._base_changed = True
+        self._marks = []
+        self._touch(-inf)
+        if self._last is not None:
+            self._last[name] = (row[0], value)
+        if name == self._rules.trigger and self._trigger_on is None:
+            self._trigger_at, self._trigger_on = row[0], bool(value)
+
+    # -- announcing --------------------------------------------------------------------------------------------------
+
+    def quiet_for(self, clock: int) -> None:
+        """Nothing has arrived until this clock (epoch ms): end what has been silent, make ready what has waited."""
+        quiet = clock - self._arrival
+        if quiet <= self._quiet:
+            return
+        self._quiet = quiet
+        self.announce(timer=True)
+
+    def close(self) -> None:
+        """Nothing will ever arrive again."""
+        self._quiet = _QUIET_FOREVER
+        self.announce(timer=True)
+
+    @property
+    def wake_at(self) -> int | None:
+        """The clock (epoch ms) at which :meth:`quiet_for` has something to do."""
+        wait = min((wait for wait in self._waits if wait >= self._quiet), default=None)
+        return None if wait is None else self._arrival + wait + 1
+
+    def announce(self, *, timer: bool = False) -> None:
+        """Compare what the timeline tells with what was announced, and say the difference.
+
+        Args:
+            timer: nothing has arrived; trips may only end and become ready, and nothing is said again.
+        """
+        self._settle()
+        derived, affected = self._derive()
+        self._touched = None
+        self.pending = False
+        starts = {trip.start: trip for trip in derived}
+        for start in sorted({start for start in self._words if affected(start)} | starts.keys()):
+            trip, word = starts.get(start), self._words.get(start)
+            if timer:
+                if trip is not None and word is not None and trip.end is not None and word.state < State.READY:
+                    self._advance(trip, word)
+            elif trip is None:
+                self._supersede(start, derived)
+            elif word is not None or start >= self._settled_before:
+                self._compare(trip, word)
+        self._look_ahead(derived)
+
+    def _settle(self) -> None:
+        """Forget the words about trips that nothing can change any more."""
+        for start in list(self._words):
+            word = self._words[start]
+            if word.state < State.READY or word.decided is None or word.decided >= self._horizon:
+                break
+            del self._words[start]
+            self._words_changed = True
+            self._settled_before = start + 1
+
+    def _mark_before(self, instant: float) -> Mark | None:
+        found = None
+        for mark in reversed(self._marks):
+            if mark.instant < instant or instant == -inf:
+                found = mark
+                break
+        return found if instant != -inf else (self._marks[-1] if self._marks else None)
+
+    def _derive(self) -> tuple[list[Trip], Any]:
+        """The trips that may have changed since the last time, and a test for the starts that this is about."""
+        first, newest_touched = self._touched or (inf, -inf)
+        for start, word in self._words.items():
+            if word.state is State.ENDED:  # not announced as ready yet: its content is told again
+                first = min(first, start)
+                newest_touched = max(newest_touched, inf if word.decided is None else word.decided)
+        place = len(self._marks)
+        while place and self._marks[place - 1].instant >= first:
+            place -= 1
+        kept, self._marks = self._marks[place:], self._marks[:place]
+        machine = Machine.unpack(self._marks[-1].packed if self._marks else self._base, self._rules)
+        begin: float = -inf if machine.boundary is None else machine.boundary
+        unchanged: tuple[float, float] = (inf, inf)
+
+        for mark in [mark for mark in kept if mark.instant > newest_touched]:
+            self._feed(machine, mark.instant)
+            if machine.last == mark.instant and machine.pack() == mark.packed:
+                tip = kept[-1]
+                if mark is not tip:
+                    ended = machine.ended
+                    self._marks += kept[kept.index(mark) + 1 :]
+                    since = machine.boundary
+                    machine = Machine.unpack(tip.packed, self._rules)
+                    machine.ended = ended
+                    unchanged = (
+                        inf if since is None else since,
+                        -inf if machine.boundary is None else machine.boundary,
+                    )
+                break
+        self._feed(machine, inf)
+        del self._marks[:-_MARKS]
+
+        current = machine.current(self._quiet)
+        derived = machine.ended if current is None else [*machine.ended, current]
+        self.on = machine.ride is not None
+        self._remember_waits(machine, current)
+        return derived, lambda start: start >= begin and not unchanged[0] <= start < unchanged[1]
+
+    def _feed(self, machine: Machine, to: float) -> None:
+        for row in self._timeline.rows(_instant_of(machine), to):
+            if machine.feed(row):
+                self._marks.append(Mark(row[0], machine.pack()))
+
+    def _remember_waits(self, machine: Machine, current: Trip | None) -> None:
+        """How long a quiet, and which instant of a sample, would change what is told of the trip that is on."""
+        rules = self._rules
+        self._due = inf
+        waits: tuple[int, ...] = ()
+        if machine.phase is Phase.PENDING and machine.remembered is not None:
+            waits = (rules.merge_gap_ms,)
+            self._due = (machine.remembered.end or 0) + rules.merge_gap_ms
+        elif machine.ride is not None and rules.silence_timeout_ms:
+            waits = (rules.silence_timeout_ms,)
+        if rules.ready_delay_ms and current is not None:
+            waits += (rules.ready_delay_ms,)
+        self._waits = waits
+
+    def _look_ahead(self, derived: list[Trip]) -> None:
+        """Wake up for the trips that are still to become ready."""
+        delay = self._rules.ready_delay_ms
+        for trip in derived:
+            word = self._words.get(trip.start)
+            if word is not None and word.state is State.ENDED and trip.end is not None:
+                self._due = min(self._due, trip.end + delay)
+                if delay not in self._waits:
+                    self._waits += (delay,)
+
+    def _compare(self, trip: Trip, word: Word | None) -> None:
+        """Say about a trip what was not said yet, or is not so any more."""
+        if word is None or (trip.end is None and word.state is not State.STARTED):
+            published = word is not None and word.published
+            word = self._words[trip.start] = Word(State.STARTED)
+            self._words = dict(sorted(self._words.items()))
+            self._words_changed = True
+            self._say(
+                "TripStarted",
+                trip,
+                content.started,
+                trip.start,
+                trips_record=TripsRecord.DELETE if published else TripsRecord.KEEP,
+            )
+        if trip.end is None:
+            return
+        if word.state is State.STARTED or word.end != trip.end:
+            self._end(trip, word)
+        self._advance(trip, word)
+
+    def _end(self, trip: Trip, word: Word) -> None:
+        word.state, word.end, word.digest = State.ENDED, trip.end, b""
+        self._words_changed = True
+        self._say("TripEnded", trip, content.ended, trip.end or 0)
+
+    def _advance(self, trip: Trip, word: Word) -> None:
+        """Say of a trip that has ended that it has, and that it is ready, if that is not said yet."""
+        if word.state is State.STARTED:
+            self._end(trip, word)
+        if word.decided != trip.decided:
+            word.decided = trip.decided
+            self._words_changed = True
+        if word.end != trip.end or not self._delay_passed(trip):
+            return
+        event, data = content.ready_event(trip, self._rules)
+        state = State.DISCARDED if event == "TripDiscarded" else State.READY
+        tell = content.discarded if state is State.DISCARDED else content.finished
+        digest = self._digest(trip, tell)
+        if word.state is state and word.digest == digest:
+            return
+        record = TripsRecord.PUT if state is State.READY else TripsRecord.DELETE if word.published else TripsRecord.KEEP
+        word.state, word.digest, word.published = state, digest, state is State.READY
+        self._words_changed = True
+        self._say(event, trip, tell, trip.end or 0, data, trips_record=record)
+
+    def _delay_passed(self, trip: Trip) -> bool:
+        delay = self._rules.ready_delay_ms
+        if not delay or self._quiet > delay:
+            return True
+        return self._newest is not None and trip.end is not None and self._newest > trip.end + delay
+
+    def _digest(self, trip: Trip, tell: Any) -> bytes:
+        envelope = self._envelope(trip.start, None)
+        return blake2b(orjson.dumps(tell(envelope, trip, revision=None)), digest_size=8).digest()
+
+    def _envelope(self, start: int, flow_id: str | None) -> content.Envelope:
+        identity = identify(self.id, start)
+        revision = self._rules.revision_base + self._offset
+        return content.Envelope(self.id, identity, revision, self._time_ms, flow_id or identity.flow_id)
+
+    def _supersede(self, start: int, derived: list[Trip]) -> None:
+        """A trip that was announced never was."""
+        word = self._words.pop(start)
+        self._words_changed = True
+        heirs = [
+            identify(self.id, trip.start).id
+            for trip in derived
+            if trip.start <= start and (trip.end is None or start <= trip.end)
+        ]
+        envelope = self._envelope(start, None)
+        identifier, payload = envelope.encode(
+            "TripDiscarded", start, content.superseded(envelope, start), reason="SUPERSEDED", superseded_by=heirs
+        )
+        self._publish(
+            envelope, "TripDiscarded", identifier, payload, TripsRecord.DELETE if word.published else TripsRecord.KEEP
+        )
+
+    def _say(
+        self,
+        event: str,
+        trip: Trip,
+        tell: Any,
+        occurred_at: int,
+        data: dict[str, str] | None = None,
+        *,
+        trips_record: TripsRecord = TripsRecord.KEEP,
+    ) -> None:
+        envelope = self._envelope(trip.start, trip.flow_id)
+        body = tell(envelope, trip, revision=envelope.revision)
+        identifier, payload = envelope.encode(event, occurred_at, body, **(data or {}))
+        self._publish(envelope, event, identifier, payload, trips_record)
+
+    def _publish(
+        self, envelope: content.Envelope, event: str, identifier: str, payload: bytes, trips_record: TripsRecord
+    ) -> None:
+        self.said.append(
+            Announcement(
+                vehicle_id=self.id,
+                trip_id=envelope.identity.id,
+                event=event,
+                event_id=identifier,
+                revision=envelope.revision,
+                time_ms=envelope.time_ms,
+                traceparent=self._traceparent,
+                payload=payload,
+                trips_record=trips_record,
+            )
+        )
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def _fold(self, horizon: float) -> None:
+        """Keep of what is behind the horizon only what the machine keeps of it."""
+        for start, word in self._words.items():
+            if word.state is State.ENDED:
+                horizon = min(horizon, start)
+                break
+        machine = Machine.unpack(self._base, self._rules)
+        rows = self._timeline.rows(_instant_of(machine), horizon - 1)
+        if rows:
+            for row in rows:
+                machine.feed(row)
+            self._base = machine.pack()
+            self._base_changed = True
+        if horizon > -inf:
+            self._folded = int(horizon) if self._folded is None else max(self._folded, int(horizon))
+            self._timeline.drop(self._folded)
+            self._marks = [mark for mark in self._marks if mark.instant >= horizon]
+
+    def store(self) -> dict[bytes, bytes]:
+        """The stored values that have changed since the last time, each with its key. Nothing may be pending."""
+        timeline = self._timeline
+        head = self._head()
+        if len(head) + len(timeline.tail) + FRAME_SIZE > _HEAD_BUDGET and timeline.tail:
+            ring_full = len(timeline.small) == SMALL_CHUNKS
+            timeline.store_tail()
+            if ring_full or any(sealed for sealed, _ in timeline.changed):
+                oldest = timeline.oldest
+                if oldest is not None and oldest < self._horizon:
+                    self._fold(self._horizon)
+            head = self._head()
+        changes: dict[bytes, bytes] = {}
+        key = self._key
+        head += timeline.tail
+        _put(changes, b"h" + key, head)
+        if self._base_changed:
+            _put(changes, b"b" + key, self._base)
+        words = self.stored.words if self.stored is not None else b""
+        if self._words_changed:
+            words = self._pack_words()
+            _put(changes, b"w" + key, words)
+        for sealed, number in timeline.changed:
+            chunk = timeline.sealed[number] if sealed else timeline.small[number]
+            _put(changes, chunk_key(key, number, sealed=sealed), chunk.dump())
+        timeline.changed.clear()
+        self._base_changed = self._words_changed = False
+        self.stored = StoredVehicle(head, self._base, words, (), ())
+        return changes
+
+    @property
+    def size(self) -> int:
+        """Bytes that the vehicle's values take."""
+        return self._timeline.size + len(self._base) + (len(self.stored.head) if self.stored else 0)
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing is to be expected of the vehicle until something arrives."""
+        return not self.on and not self.pending and self.wake_at is None
+
+    def rest(self) -> StoredVehicle:
+        """The vehicle as it was stored last."""
+        if self.stored is None:
+            raise AssertionError(self.id)
+        timeline = self._timeline
+        return self.stored._replace(
+            small=tuple(chunk.dump() for chunk in timeline.small),
+            sealed=tuple((number, chunk.dump()) for number, chunk in timeline.sealed.items()),
+        )
+
+    def _head(self) -> bytes:
+        wake_at = self.wake_at
+        tip = self._marks[-1] if self._marks else None
+        packed: bytes = msgpack.packb(
+            (
+                self._offset,
+                self._time_ms,
+                _pack_traceparent(self._traceparent),
+                self._arrival - self._time_ms,
+                self._quiet,
+                self._waits,
+                self._newest,
+                _finite(self._trigger_at),
+                self._trigger_on,
+                self._trigger_gap,
+                _finite(self._due),
+                _finite(self._horizon),
+                _finite(self._settled_before),
+                self._folded,
+                len(self._timeline.small),
+                _fingerprint(self._rules),
+                self._stale,
+                None if tip is None else tip.instant,
+                None if tip is None else tip.packed,
+            )
+        )
+        size = len(packed).to_bytes(2, "little")
+        return _ALERT.pack(-1 if wake_at is None else wake_at, self.on) + size + packed
+
+    @classmethod
+    def load(cls, vehicle_id: str, rules: Rules, stored: StoredVehicle) -> Vehicle:
+        """The inverse of :meth:`rest`."""
+        vehicle = cls(vehicle_id, rules)
+        vehicle.on = vehicle.was_on = stored.on
+        begin = _ALERT.size + 2
+        end = begin + int.from_bytes(stored.head[_ALERT.size : begin], "little")
+        (
+            vehicle._offset,
+            vehicle._time_ms,
+            traceparent,
+            age,
+            vehicle._quiet,
+            waits,
+            vehicle._newest,
+            trigger_at,
+            vehicle._trigger_on,
+            vehicle._trigger_gap,
+            due,
+            horizon,
+            settled_before,
+            vehicle._folded,
+            small,
+            fingerprint,
+            vehicle._stale,
+            tip,
+            packed,
+        ) = msgpack.unpackb(stored.head[begin:end])
+        vehicle._traceparent = _unpack_traceparent(traceparent)
+        vehicle._arrival = vehicle._time_ms + age
+        vehicle._waits = tuple(waits)
+        vehicle._trigger_at = -inf if trigger_at is None else trigger_at
+        vehicle._due = inf if due is None else due
+        vehicle._horizon = -inf if horizon is None else horizon
+        vehicle._settled_before = -inf if settled_before is None else settled_before
+        vehicle._base = stored.base
+        vehicle._words = _unpack_words(stored.words)
+        timeline = vehicle._timeline
+        timeline.restore_tail(stored.head[end:])
+        timeline.small = [Chunk.load(value) for value in stored.small[:small]]
+        timeline.sealed = {number: Chunk.load(value) for number, value in stored.sealed}
+        if vehicle._folded is not None:
+            timeline.drop(vehicle._folded)
+        if fingerprint != _fingerprint(rules):
+            vehicle._stale = True  # other rules: they apply from the next record on, and to all that is not settled
+        elif tip is not None:
+            vehicle._marks = [Mark(tip, packed)]
+        vehicle.stored = stored
+        return vehicle
+
+    def _pack_words(self) -> bytes:
+        flat: list[Any] = []
+        before = 0
+        for start, word in self._words.items():
+            end = None if word.end is None else word.end - start
+            decided = None if word.decided is None else word.decided - start
+            flat += [start - before, word.state << 1 | word.published, end, decided, word.digest]
+            before = start
+        packed: bytes = msgpack.packb(flat)
+        return packed
+
+
+def _put(changes: dict[bytes, bytes], key: bytes, content_: bytes) -> None:
+    changes[key] = seal_value(key, content_)
+
+
+def _unpack_words(packed: bytes) -> dict[int, Word]:
+    words: dict[int, Word] = {}
+    if not packed:
+        return words
+    flat = msgpack.unpackb(packed)
+    start = 0
+    for place in range(0, len(flat), 5):
+        since, state, end, decided, digest = flat[place : place + 5]
+        start += since
+        words[start] = Word(
+            State(state >> 1),
+            None if end is None else start + end,
+            None if decided is None else start + decided,
+            digest,
+            bool(state & 1),
+        )
+    return words
+
+
+def _instant_of(machine: Machine) -> float:
+    return -inf if machine.last is None else machine.last
+
+
+def _finite(instant: float) -> int | None:
+    return int(instant) if abs(instant) != inf else None
+
+
+def _fingerprint(rules: Rules) -> int:
+    """Of the rules that a derivation depends on."""
+    return crc32(repr(rules).encode())
+
+
+def _pack_traceparent(traceparent: str | None) -> bytes | None:
+    """The 55 characters of W3C Trace Context as 26 bytes."""
+    return None if traceparent is None else bytes.fromhex(traceparent.replace("-", ""))
+
+
+def _unpack_traceparent(packed: bytes | None) -> str | None:
+    if packed is None:
+        return None
+    text = packed.hex()
+    return f"{text[:2]}-{text[2:34]}-{text[34:50]}-{text[50:]}"

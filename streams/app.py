@@ -35,10 +35,13 @@ from streams.runtime.worker import App, Worker
 from streams.telemetry.reader import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from streams.runtime.cluster import Cluster
+    from streams.runtime.partition import PartitionProcessor
     from streams.settings import Settings
+
+    NewProcessor = Callable[[], PartitionProcessor]
 
 __all__ = ["build_app", "run_worker"]
 
@@ -53,16 +56,17 @@ _STOP_TIMEOUT: Final = 25.0
 _TRANSACTION_TIMEOUT_MS: Final = 30_000
 
 
-def build_app(settings: Settings, cluster: Cluster) -> App:
+def build_app(settings: Settings, cluster: Cluster, new_processor: NewProcessor | None = None) -> App:
     """Put the worker together.
 
     Args:
         settings: checked.
         cluster: what :func:`streams.runtime.cluster.look_at_cluster` found.
+        new_processor: makes the empty processor of a partition, if not the one that tells trips.
     """
     topics, client, rules = settings.topics, settings.client(), settings.rules()
 
-    def new_processor() -> Processor:
+    def new_trips_processor() -> Processor:
         return Processor(rules, Reader(max_clock_skew_ms=settings.max_clock_skew_ms))
 
     worker = Worker(
@@ -81,7 +85,7 @@ def build_app(settings: Settings, cluster: Cluster) -> App:
         client=client,
         consumer_settings=_consumer(settings, client),
         fences=Fences(settings.application_id, _producer(client)),
-        new_processor=new_processor,
+        new_processor=new_processor or new_trips_processor,
         partition_count=cluster.partitions,
         commit_interval=settings.commit_interval_s,
         metrics=Metrics(),
@@ -123,12 +127,13 @@ def _producer(client: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def run_worker(settings: Settings, *, debug: bool = False) -> int:
+def run_worker(settings: Settings, *, debug: bool = False, new_processor: NewProcessor | None = None) -> int:
     """Run a worker until SIGTERM or SIGINT, or until it fails.
 
     Args:
         settings: checked.
         debug: log everything, with tracebacks.
+        new_processor: as of :func:`build_app`.
 
     Returns:
         The exit code: 0 when it was asked to stop, 1 when it failed (the log says why).
@@ -137,10 +142,10 @@ def run_worker(settings: Settings, *, debug: bool = False) -> int:
         TripsError: it cannot start: the cluster is away, or is not as it must be.
     """
     configure_logs(debug=debug)
-    return asyncio.run(_run(settings))
+    return asyncio.run(_run(settings, new_processor))
 
 
-async def _run(settings: Settings) -> int:
+async def _run(settings: Settings, new_processor: NewProcessor | None) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -151,7 +156,7 @@ async def _run(settings: Settings) -> int:
     cluster = await _unless(stop, look_at_cluster(settings.client(), topics))
     if cluster is None:
         return 0
-    app = build_app(settings, cluster)
+    app = build_app(settings, cluster, new_processor)
     async with serve_health(app.worker, settings.http_host, settings.http_port):
         return await _work(app, stop)
 

@@ -1,0 +1,184 @@
+"""What the tests have in common: a real Kafka, names of their own in it, workers, and no settings of the developer."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+
+from streams import topics
+from streams.local.broker import find_kafka, free_ports
+from streams.settings import Settings
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "kafka" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.kafka)
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_developer(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("TRIPS_") and not name.startswith("TRIPS_TEST_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.fixture(scope="session")
+def kafka(request):
+    """Bootstrap servers of a real Kafka. No broker: an error, never a skip."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def tell(message):
+        with capture.global_and_fixture_disabled():
+            sys.stdout.write(f"\n{message}\n")
+            sys.stdout.flush()
+
+    with find_kafka(os.environ.get("TRIPS_TEST_BOOTSTRAP_SERVERS"), progress=tell) as some_kafka:
+        yield some_kafka.bootstrap_servers
+
+
+@pytest.fixture
+def unique():
+    """A name that no other test has."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def make_settings(kafka, unique):
+    """Settings on the real Kafka with names of this test's own; HTTP off, two partitions, quick failover."""
+    made = []
+
+    def make(**changes):
+        values = {
+            "bootstrap_servers": kafka,
+            "application_id": f"{unique}-app",
+            "topic_prefix": f"{unique}.",
+            "partitions": 2,
+            "session_timeout": 6,
+            "http_port": 0,
+        }
+        settings = Settings.load(**{**values, **changes})
+        made.append(settings)
+        return settings
+
+    yield make
+    if made:
+        asyncio.run(delete_topics(made))
+
+
+@pytest.fixture
+def settings(make_settings):
+    return make_settings()
+
+
+@pytest.fixture
+async def created_topics(settings):
+    """The settings, with all their topics created."""
+    await topics.create_topics(settings)
+    return settings
+
+
+async def delete_topics(made):
+    admin = AIOKafkaAdminClient(bootstrap_servers=made[0].bootstrap_servers)
+    await admin.start()
+    try:
+        ours = tuple({prefix for one in made for prefix in (one.topic_prefix, f"{one.application_id}-") if prefix})
+        names = [name for name in await admin.list_topics() if name.startswith(ours)]
+        if names:
+            await admin.delete_topics(names)
+    finally:
+        await admin.close()
+
+
+class WorkerProcess:
+    """`trips worker` in a process of its own."""
+
+    def __init__(self, settings, folder, name, http_port, extra):
+        self.log = folder / f"{name}.log"
+        self.http_port = http_port
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("TRIPS_")}
+        environment |= environment_of(settings) | {"TRIPS_HTTP_PORT": str(http_port)} | extra
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "streams.cli", "worker"],
+                cwd=folder,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def get(self, path):
+        """Status and body; status 0 when nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=2) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def wait_until_ready(self, timeout=60.0):
+        deadline = time.monotonic() + timeout
+        while self.get("/health/ready")[0] != 200:
+            assert self.process.poll() is None, f"worker ended with {self.process.returncode}\n{self.output()}"
+            assert time.monotonic() < deadline, f"worker not ready within {timeout} s\n{self.output()}"
+            time.sleep(0.1)
+
+    def output(self):
+        return self.log.read_text(errors="replace")
+
+    def send(self, number):
+        self.process.send_signal(number)
+
+    def kill(self):
+        """kill -9."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self, timeout=30.0):
+        """SIGTERM; returns the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+
+def environment_of(settings):
+    """The environment variables that make these settings."""
+    environment = {}
+    for name, value in settings:
+        if value is not None and value != type(settings).model_fields[name].default:
+            text = value.total_seconds() if hasattr(value, "total_seconds") else value
+            environment[f"TRIPS_{name.upper()}"] = str(text)
+    return environment
+
+
+@pytest.fixture
+def start_worker(tmp_path):
+    """Starts workers: `start_worker(settings, TRIPS_…="…")`; what is left of them at the end is killed."""
+    workers = []
+
+    def start(settings, *, wait=True, **extra):
+        (port,) = free_ports(1)
+        worker = WorkerProcess(settings, tmp_path, f"worker-{len(workers) + 1}", port, extra)
+        workers.append(worker)
+        if wait:
+            worker.wait_until_ready()
+        return worker
+
+    yield start
+    for worker in workers:
+        if worker.process.poll() is None:
+            # A stopped process (SIGSTOP) is killed all the same.
+            with contextlib.suppress(ProcessLookupError):
+                worker.kill()

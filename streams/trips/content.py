@@ -162,7 +162,8 @@ def _metrics(trip: Trip) -> dict[str, Any]:
     if distance is not None and duration:
         # mm in ms are m/s: times 3.6 are km/h, times 100 the step of a speed
         metrics["average_speed_in_kmh"] = _half_up(distance.millimetres * 360, duration) / 100
-    metrics["idle_time_in_ms"] = trip.idle_ms
+    if trip.max_speed is not None:
+        metrics["idle_time_in_ms"] = trip.idle_ms
     metrics["position_count"] = trip.fixes
     metrics["longest_gap_in_ms"] = trip.longest_gap
     return metrics

@@ -473,7 +473,7 @@ class Vehicle:
         for trip in derived:
             word = self._words.get(trip.start)
             if word is not None and word.state is State.ENDED and trip.end is not None:
-                self._due = min(self._due, trip.end + delay)
+                self._due = min(self._due, trip.end + delay - 1)
                 if delay not in self._waits:
                     self._waits += (delay,)
 
@@ -526,7 +526,7 @@ class Vehicle:
         delay = self._rules.ready_delay_ms
         if not delay or self._quiet > delay:
             return True
-        return self._newest is not None and trip.end is not None and self._newest > trip.end + delay
+        return self._newest is not None and trip.end is not None and self._newest >= trip.end + delay
 
     def _digest(self, trip: Trip, tell: Any) -> bytes:
         envelope = self._envelope(trip.start, None)

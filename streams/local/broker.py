@@ -16,11 +16,9 @@ import contextlib
 import os
 import random
 import re
-import select
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -32,6 +30,7 @@ from xml.etree import ElementTree as ET
 import platformdirs
 
 from streams.errors import ClusterError, UsageError
+from streams.local.guarded import Guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -46,7 +45,7 @@ _PORTS: Final = range(20_000, 32_000)
 # The same for every local node: they never meet.
 _CLUSTER_ID: Final = 0x6967_6E69_7469_6F6E_2D74_7269_7073_0001
 _START_TIMEOUT_S: Final = 60.0
-_LOG_LINES: Final = 15
+_GRACE_S: Final = 20.0
 
 _HEAP: Final = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 
@@ -88,7 +87,7 @@ def _silent(_message: str) -> None:
 class LocalKafka:
     """One Kafka node on this machine, from :meth:`start` to :meth:`stop`; or use it in a ``with`` statement.
 
-    It ends with the process that started it, however that ends: see :mod:`streams.local.guard`.
+    It ends with the process that started it, however that ends: see :mod:`streams.local.guarded`.
 
     Args:
         port: where it listens, on 127.0.0.1. None: a free one.
@@ -109,10 +108,9 @@ class LocalKafka:
         self._data = data
         self._properties = dict(properties or {})
         self._progress = progress
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._process: Guarded | None = None
         self._folder: Path | None = None
         self._port = 0
-        self._pid = 0
 
     @property
     def bootstrap_servers(self) -> str:
@@ -127,7 +125,7 @@ class LocalKafka:
     @property
     def pid(self) -> int:
         """The process id of the broker, for tests that kill it."""
-        return self._pid
+        return self._process.pid if self._process is not None else 0
 
     @property
     def log(self) -> Path:
@@ -168,44 +166,42 @@ class LocalKafka:
                 self._progress(f"Apache Kafka {KAFKA_VERSION} answers at {self.bootstrap_servers}")
                 return
 
+    def wait(self, timeout: float) -> int | None:
+        """Wait for it to end by itself; returns its exit code, or None if it still runs after so many seconds."""
+        return self._process.wait(timeout) if self._process is not None else None
+
     def stop(self) -> None:
         """End it; safe to repeat. Temporary data are removed, kept data are closed in order."""
-        guard, self._guard = self._guard, None
-        if guard is None:
-            return
-        if guard.stdin is not None:
-            guard.stdin.close()
-        guard.wait()
-        if guard.stdout is not None:
-            guard.stdout.close()
+        process, self._process = self._process, None
+        if process is not None:
+            process.stop()
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return self._process.tail() if self._process is not None else ""
 
     def _start_once(self, kafka: Path) -> None:
         self._port, controller = _choose_ports(self._wanted_port)
-        keep = self._data is not None
         if self._data is not None:
             self._data.mkdir(parents=True, exist_ok=True)
-            self._folder = self._data.resolve()
+            folder = self._data.resolve()
         else:
-            self._folder = Path(tempfile.mkdtemp(prefix="ignition-trips-kafka-"))
-        folder = self._folder
+            folder = Path(tempfile.mkdtemp(prefix="ignition-trips-kafka-"))
+        self._folder = folder
         properties = self._write_configuration(folder, controller)
         if not (folder / "data").exists():
             shutil.copytree(kafka / "formatted", folder / "data")
-        # Its own session: Ctrl-C at a terminal reaches the whole foreground group, and must not end the broker
-        # under a worker that is just closing its transactions.
-        self._guard = subprocess.Popen(  # noqa: S603  (our own command line)
+        self._process = Guarded(
             [
-                *(sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py"))),
-                *(str(folder), "keep" if keep else "remove"),
                 *_java(kafka / "jars"),
                 f"-Dlog4j2.configurationFile={folder / 'log4j2.yaml'}",
                 *("kafka.Kafka", str(properties)),
             ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
+            log=self.log,
+            # Nobody will miss temporary data; kept data want to be closed in order.
+            remove=folder if self._data is None else None,
+            grace=0.0 if self._data is None else _GRACE_S,
         )
-        self._pid = int(self._guard_says(timeout=10.0).split()[1])
         self._wait_until_it_answers()
 
     def _write_configuration(self, folder: Path, controller: int) -> Path:
@@ -224,28 +220,15 @@ class LocalKafka:
         properties.write_text("".join(lines), encoding="utf-8")
         return properties
 
-    def _guard_says(self, timeout: float) -> str:
-        """The next line of the guard, or nothing if there is none in that time."""
-        if self._guard is None or self._guard.stdout is None:
-            return ""
-        readable, _, _ = select.select([self._guard.stdout], [], [], timeout)
-        return self._guard.stdout.readline().decode() if readable else ""
-
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline:
-            line = self._guard_says(timeout=0.05)
-            if line.startswith("ended"):
-                raise ClusterError(
-                    f"the local Kafka ended while starting (exit code {line.split()[1]})\n{self._tail()}"
-                )
+            code = self.wait(0.05)
+            if code is not None:
+                raise ClusterError(f"the local Kafka ended while starting (exit code {code}); its log:\n{self.tail()}")
             if _accepts(self._port) and _answers(self.bootstrap_servers):
                 return
-        raise ClusterError(f"the local Kafka did not answer within {_START_TIMEOUT_S:.0f} s\n{self._tail()}")
-
-    def _tail(self) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
-        return "\n".join(["its log ends with:", *(f"  {line}" for line in lines[-_LOG_LINES:] or ["(nothing)"])])
+        raise ClusterError(f"the local Kafka did not answer within {_START_TIMEOUT_S:.0f} s; its log:\n{self.tail()}")
 
 
 def fetch_kafka(progress: Callable[[str], None] = _silent) -> Path:

@@ -1,14 +1,15 @@
-"""A process that keeps the local Kafka from outliving whoever started it.
+"""A process that keeps another one from outliving whoever started it.
 
-It is the broker's parent and holds the read end of a pipe whose write end only the starter has. The pipe ends when
-the starter closes it, exits, crashes or is killed with -9: then the broker is ended and its folder removed. Should
-this process itself be killed, Linux ends the broker with it.
+It is the parent of that other process (the local broker, the demo's worker) and holds the read end of a pipe whose
+write end only the starter has. The pipe ends when the starter closes it, exits, crashes or is killed with -9: then the
+process is ended and its folder removed. Should the guard itself be killed, Linux ends the process with it.
 
-Run as a script by :mod:`streams.local.broker`, on the standard library alone, so that it starts in milliseconds::
+Run as a script by :mod:`streams.local.guarded`, on the standard library alone, so that it starts in milliseconds::
 
-    python -I -S guard.py FOLDER keep|remove COMMAND...
+    python -I -S guard.py LOG FOLDER|- GRACE COMMAND...
 
-On stdout: ``started PID``; then ``ended CODE`` if the broker ends by itself.
+LOG takes what the process prints, FOLDER is removed at the end, GRACE is for how many seconds it may end by itself
+(SIGTERM) before it is killed. On stdout: ``started PID``; then ``ended CODE`` if it ends by itself.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ import sys
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
-_GRACE_S = 20.0
+_BETWEEN_LOOKS_S = 0.1
 
 
 def _end_with_parent() -> None:
-    """Runs in the child, before the broker does."""
+    """Runs in the child, before the process does."""
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415  (10 ms that no other system needs)
 
@@ -40,38 +41,36 @@ def _say(line: str) -> None:
         sys.stdout.flush()
 
 
-def main(folder: Path, *, keep: bool, command: list[str]) -> None:
-    """Start the broker, wait for the pipe to end, end the broker, and remove the folder unless it is kept."""
-    # Ctrl-C at a terminal is for the starter, which ends us in its own good time.
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    with (folder / "broker.log").open("ab") as log:
-        broker = subprocess.Popen(  # noqa: S603  (our own command line)
+def main(log: Path, folder: Path | None, grace: float, command: list[str]) -> None:
+    """Start the process, wait for the pipe to end, end the process, and remove the folder."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(  # noqa: S603  (the starter's command line)
             command,
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=output,
             stderr=subprocess.STDOUT,
             preexec_fn=_end_with_parent,  # noqa: PLW1509  (safe: this process has one thread)
-            restore_signals=True,
         )
-    _say(f"started {broker.pid}")
+    # Only the pipe ends us: Ctrl-C at a terminal and a shell that hangs up are for the starter.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    _say(f"started {process.pid}")
     told = False
-    while True:
-        readable, _, _ = select.select([sys.stdin], [], [], 0.1)
-        if readable and not os.read(sys.stdin.fileno(), 1):
-            break
-        if not told and broker.poll() is not None:
-            _say(f"ended {broker.returncode}")
+    while not select.select([sys.stdin], [], [], _BETWEEN_LOOKS_S)[0] or os.read(sys.stdin.fileno(), 1):
+        if not told and process.poll() is not None:
+            _say(f"ended {process.returncode}")
             told = True
-    if keep and broker.poll() is None:
-        broker.terminate()
+    if grace and process.poll() is None:
+        process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            broker.wait(_GRACE_S)
-    broker.kill()
-    broker.wait()
-    if not keep:
+            process.wait(grace)
+    process.kill()
+    code = process.wait()
+    if not told:
+        _say(f"ended {code}")
+    if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), keep=sys.argv[2] == "keep", command=sys.argv[3:])
+    main(Path(sys.argv[1]), None if sys.argv[2] == "-" else Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4:])

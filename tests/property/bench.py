@@ -13,6 +13,7 @@ from oracle.consumer import View, check_announcement, check_one_payload, check_o
 from oracle.derive import OracleTrip, derive, timestamp
 from oracle.timeline import Timeline
 from strategies import Message, encode
+
 from streams.processor import Processor
 from streams.telemetry.reader import Reader
 

@@ -14,7 +14,7 @@ settings.register_profile(
 settings.register_profile(
     "thorough",
     parent=settings.get_profile("quick"),
-    max_examples=5_000,
+    max_examples=int(os.environ.get("TRIPS_TEST_EXAMPLES", "5000")),
     derandomize=False,
     print_blob=True,
 )

@@ -77,7 +77,7 @@ VALUES: Final[dict[Property, list[Any]]] = {
     ],
     # 0.1 m: stuck, backwards, just and just not plausible over a minute, far from plausible
     Property.MILEAGE: [123_456_000, 123_457_000, 123_486_000, 123_516_000, 123_516_001, 123_455_999, 0, 10**11],
-    Property.SPEED: [0, 299, 300, 5_055, 40_000],
+    Property.SPEED: [0, 299, 0, 299, 300, 5_055, 40_000],
     Property.HEADING: [0, 3_600],
     Property.ENERGY: [3_500, 3_525, 10_000],
     Property.STATE_OF_CHARGE: [4_200, 4_199],
@@ -179,49 +179,80 @@ def distances(of: Rules) -> list[int]:
 
 
 @st.composite
-def _message(draw: st.DrawFn, of: Rules, instants: Sequence[int], vehicles: Sequence[str], number: int) -> Message:
-    at = draw(st.sampled_from(instants))
+def _message(
+    draw: st.DrawFn, *, of: Rules, instants: Sequence[int], places: range, others: Sequence[Property], number: int
+) -> Message:
+    """One message about one of these places among the instants."""
+    place = draw(st.sampled_from(places))
+    at = instants[place]
     samples: list[Sample] = []
     if draw(st.integers(0, 3)) > 0:
-        samples.append((at, of.trigger, draw(st.sampled_from([1, 0]))))
-    others = [prop for prop in VALUES if prop != of.trigger]
-    for prop in draw(st.lists(st.sampled_from(others), max_size=4, unique=True)):
-        t = at
-        if prop != Property.UNIT and draw(st.integers(0, 4)) == 4:
-            t = draw(st.sampled_from(instants))
-        samples.append((t, prop, draw(st.sampled_from(VALUES[prop]))))
+        on = place % 2 == 0  # on and off by turns, mostly: most trips are observed from start to end
+        samples.append((at, of.trigger, int(on if draw(st.integers(0, 3)) < 3 else not on)))
+    for prop in others:
+        if draw(st.booleans()):
+            t = at
+            if prop != Property.UNIT and draw(st.integers(0, 4)) == 4:
+                t = instants[draw(st.sampled_from(places))]
+            samples.append((t, prop, draw(st.sampled_from(VALUES[prop]))))
     flow_id = draw(st.sampled_from([None, None, None, f"flow-{number % 3}"]))
     style = draw(st.integers(0, 7))
-    return Message(tuple(samples), draw(st.sampled_from(vehicles)), at, style, flow_id)
+    return Message(tuple(samples), at=at, style=style, flow_id=flow_id)
+
+
+def _others(of: Rules) -> st.SearchStrategy[list[Property]]:
+    """A few properties beside the trigger: few, so that there are many samples of each."""
+    places = [Property.POSITION]
+    energy = [Property.ENERGY, Property.STATE_OF_CHARGE, Property.FUEL]
+    last_known = [Property.DOORS, Property.WINDOWS, Property.UNIT]
+    chosen = st.sampled_from(
+        [
+            [],
+            places,
+            [Property.MILEAGE],
+            [Property.SPEED],
+            [Property.MILEAGE, *places],
+            [Property.SPEED, *places],
+            energy,
+            last_known,
+            [Property.HEADING, Property.IGNITION, Property.IMMOBILIZER],
+            list(VALUES),
+        ]
+    )
+    return chosen.map(lambda props: [prop for prop in props if prop != of.trigger])
 
 
 @st.composite
 def message_lists(
-    draw: st.DrawFn, of: Rules, *, max_size: int = 12, min_size: int = 1, max_vehicles: int = 2
+    draw: st.DrawFn, of: Rules, *, max_size: int = 14, min_size: int = 1, max_vehicles: int = 2
 ) -> list[Message]:
     """Messages of one or several vehicles, in no particular order."""
     steps = draw(st.lists(st.sampled_from(distances(of)), min_size=1, max_size=max_size))
     instants = list(accumulate(steps, initial=EPOCH))
-    vehicles = ["V1", "V2", "Ü 3"][: draw(st.integers(1, max_vehicles))]
+    vehicles = ["V1", "V1", "V2", "Ü 3"][: draw(st.integers(1, max_vehicles + 1))]
+    others = draw(_others(of))
     size = draw(st.integers(min_size, max_size))
-    return [draw(_message(of, instants, vehicles, number)) for number in range(size)]
+    messages = [
+        draw(_message(of=of, instants=instants, places=range(len(instants)), others=others, number=number))
+        for number in range(size)
+    ]
+    return [replace(message, vehicle_id=draw(st.sampled_from(vehicles))) for message in messages]
 
 
 @st.composite
 def streams(draw: st.DrawFn, of: Rules, *, max_size: int = 25, jitter: bool = True) -> list[Message]:
-    """Messages of one vehicle over a long time, about in order: most at the newest instant, some further back.
+    """Messages of one vehicle over a long time: most about the newest instant, some about one further back.
 
     The first says everything, with the trigger off, so that nothing is unknown when the horizon passes.
     """
     messages = [everything_known(of)]
     instants = [EPOCH]
+    others = draw(_others(of))
     for number in range(draw(st.integers(1, max_size))):
         instants.append(instants[-1] + draw(st.sampled_from(distances(of))))
         back = draw(st.sampled_from([0, 0, 0, 1, 2, 4, 8])) if jitter else 0
-        place = max(0, len(instants) - 1 - back)
-        messages.append(
-            draw(_message(of, instants[place : place + 1] if not jitter else instants[place:], ["V1"], number))
-        )
+        places = range(max(0, len(instants) - 1 - back), len(instants))
+        messages.append(draw(_message(of=of, instants=instants, places=places, others=others, number=number)))
     return messages
 
 

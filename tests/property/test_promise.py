@@ -22,12 +22,17 @@ from strategies import (
 
 
 @st.composite
-def arrivals(draw, *, max_size=12):
+def arrivals(draw, *, max_size=14):
     """Rules, messages in any order with repetitions, and a cut into batches."""
     of = draw(rules())
     messages = draw(message_lists(of, max_size=max_size))
     sent = [messages[number] for number in draw(orders(len(messages)))]
     return of, sent, draw(batches(len(sent)))
+
+
+def by_vehicle(said):
+    """In the order of each vehicle: there is none between vehicles."""
+    return sorted(said, key=lambda announcement: announcement.vehicle_id)
 
 
 @given(arrivals())
@@ -117,7 +122,7 @@ def test_a_restart_anywhere_changes_no_announcement(arrival):
         other.start()
     one.close()
     other.close()
-    assert other.said == one.said
+    assert by_vehicle(other.said) == by_vehicle(one.said)
 
 
 @given(arrivals(), st.data())
@@ -237,8 +242,12 @@ def test_signals_behind_the_horizon_break_no_promise(data):
         for late in first.late
         if late.record.offset >= (records[done].offset if done < len(records) else math.inf)
     }
-    final = {trip_id: seen.trip for trip_id, seen in first.view().items()}
+    first_view = told(first.view())
     second.said = first.said[:said] + second.said
     second.check_promises()
-    for trip_id, seen in second.view().items():
-        assert {**final[trip_id], "revision": 0} == {**seen.trip, "revision": 0}
+    assert told(second.view()) == first_view
+
+
+def told(view):
+    """The trips that a consumer ends with: not at which revisions, nor which were taken back on the way."""
+    return {trip_id: {**seen.trip, "revision": None} for trip_id, seen in view.items() if seen.status != "superseded"}

@@ -11,9 +11,11 @@ a new processor from the changelog.
 
 Below a batch stands what is announced at its end, nothing else: the event, start and end of its trip, and any of
 ``name=value``, a metric (``-name``: it is absent) or one of those in :func:`_told`. Flags have to be named, all of
-them; the revision is the offset of the batch's last record unless ``rev=`` says otherwise::
+them; the revision is the offset of the batch's last record unless ``rev=`` says otherwise. ``>>`` goes on with the
+line before::
 
     > TripDataReady 08:00:00 08:01:00 flags=DATA_GAP duration_in_ms=60000
+    >> distance_in_km=4.5
     > late
 
 Announcements of one trip are compared in order; those of different trips in any order.
@@ -59,9 +61,12 @@ class Step:
 def steps(script: str) -> Iterator[Step]:
     step: Step | None = None
     for line in (line.strip() for line in script.strip().splitlines()):
-        if line.startswith(">"):
+        if line.startswith("> "):
             assert step is not None
-            step.expected.append(line[1:].strip())
+            step.expected.append(line[2:])
+        elif line.startswith(">>"):
+            assert step is not None
+            step.expected[-1] += line[2:]
         elif line.startswith("+"):
             assert step is not None
             step.records.append(line[1:].strip())
@@ -246,5 +251,3 @@ def _start_of(trip_id: str) -> str:
     for character in trip_id[:10]:
         ms = ms * 32 + "0123456789ABCDEFGHJKMNPQRSTVWXYZ".index(character)
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)).isoformat().replace("+00:00", "Z")
-
-

@@ -33,7 +33,8 @@ case(
       > TripStarted 08:00:00 status=ONGOING occurred_at=2026-03-01T08:00:00Z
     08:20:00.500 OFF
       > TripEnded 08:00:00 08:20:00.500 status=PENDING occurred_at=2026-03-01T08:20:00.500Z -duration_in_ms
-      > TripDataReady 08:00:00 08:20:00.500 status=FINISHED occurred_at=2026-03-01T08:20:00.500Z duration_in_ms=1200500
+      > TripDataReady 08:00:00 08:20:00.500 status=FINISHED occurred_at=2026-03-01T08:20:00.500Z
+      >> duration_in_ms=1200500
     """,
 )
 case(
@@ -55,7 +56,8 @@ case(
       > TripStarted 08:00:00
     08:00:59.999 OFF
       > TripEnded 08:00:00 08:00:59.999
-      > TripDiscarded 08:00:00 08:00:59.999 reason=TOO_SHORT status=DISCARDED duration_in_ms=59999 longest_gap_in_ms=59999
+      > TripDiscarded 08:00:00 08:00:59.999 reason=TOO_SHORT status=DISCARDED duration_in_ms=59999
+      >> longest_gap_in_ms=59999
     """,
 )
 case(
@@ -304,7 +306,8 @@ case(
       > TripStarted 08:00:00
     09:30:00 ON
       > TripEnded 08:00:00 08:00:00 flags=END_INFERRED
-      > TripDiscarded 08:00:00 08:00:00 reason=TOO_SHORT flags=END_INFERRED duration_in_ms=0 distance_in_km=0.0 -average_speed_in_kmh longest_gap_in_ms=0
+      > TripDiscarded 08:00:00 08:00:00 reason=TOO_SHORT flags=END_INFERRED duration_in_ms=0 distance_in_km=0.0
+      >> -average_speed_in_kmh longest_gap_in_ms=0
       > TripStarted 09:30:00 flags=START_UNOBSERVED
     """,
 )
@@ -917,7 +920,8 @@ case(
       > TripStarted 08:00:00
     08:10:00 OFF km=99 at=50.01,7
       > TripEnded 08:00:00 08:10:00 flags=ODOMETER_IMPLAUSIBLE
-      > TripDataReady 08:00:00 08:10:00 flags=ODOMETER_IMPLAUSIBLE distance_in_km=1.112 distance_source=GPS gps_distance_in_km=1.112
+      > TripDataReady 08:00:00 08:10:00 flags=ODOMETER_IMPLAUSIBLE distance_in_km=1.112 distance_source=GPS
+      >> gps_distance_in_km=1.112
     """,
 )
 case(
@@ -939,7 +943,8 @@ case(
       > TripStarted 08:00:00
     08:10:00 OFF km=100 at=50.001,7
       > TripEnded 08:00:00 08:10:00
-      > TripDataReady 08:00:00 08:10:00 distance_in_km=0.0 distance_source=ODOMETER gps_distance_in_km=0.111 average_speed_in_kmh=0.0
+      > TripDataReady 08:00:00 08:10:00 distance_in_km=0.0 distance_source=ODOMETER gps_distance_in_km=0.111
+      >> average_speed_in_kmh=0.0
     """,
 )
 case(
@@ -1024,7 +1029,8 @@ case(
     08:01:00 at=50.01,7
     08:02:00 OFF at=50,7
       > TripEnded 08:00:00 08:02:00
-      > TripDataReady 08:00:00 08:02:00 gps_distance_in_km=2.224 distance_in_km=2.224 distance_source=GPS position_count=3 average_speed_in_kmh=66.72
+      > TripDataReady 08:00:00 08:02:00 gps_distance_in_km=2.224 distance_in_km=2.224 distance_source=GPS
+      >> position_count=3 average_speed_in_kmh=66.72
     """,
 )
 case(
@@ -1583,10 +1589,12 @@ case(
     08:03:00 at=50.02,7 speed=33.3
     08:10:00 OFF km=15
       > TripEnded 08:00:00 08:10:00
-      > TripDataReady 08:00:00 08:10:00 distance_in_km=5.0 gps_distance_in_km=2.224 idle_time_in_ms=60000 energy_start=50 max_speed_in_kmh=33.3
+      > TripDataReady 08:00:00 08:10:00 distance_in_km=5.0 gps_distance_in_km=2.224 idle_time_in_ms=60000
+      >> energy_start=50 max_speed_in_kmh=33.3
     restart
     08:02:30 speed=80
-      > TripDataReady 08:00:00 08:10:00 distance_in_km=5.0 gps_distance_in_km=2.224 idle_time_in_ms=60000 max_speed_in_kmh=80.0
+      > TripDataReady 08:00:00 08:10:00 distance_in_km=5.0 gps_distance_in_km=2.224 idle_time_in_ms=60000
+      >> max_speed_in_kmh=80.0
     """,
 )
 case(
@@ -1734,7 +1742,9 @@ case(
     restart
     13:00:00 OFF km=95
       > TripEnded 08:00:00 13:00:00
-      > TripDataReady 08:00:00 13:00:00 duration_in_ms=18000000 distance_in_km=85.0 gps_distance_in_km=2.224 position_count=3 max_speed_in_kmh=88.0 idle_time_in_ms=60000 energy_start=90 energy_end=40 longest_gap_in_ms=3000000 average_speed_in_kmh=17.0
+      > TripDataReady 08:00:00 13:00:00 duration_in_ms=18000000 distance_in_km=85.0 gps_distance_in_km=2.224
+      >> position_count=3 max_speed_in_kmh=88.0 idle_time_in_ms=60000 energy_start=90 energy_end=40
+      >> longest_gap_in_ms=3000000 average_speed_in_kmh=17.0
     """,
     **TWO_HOURS,
 )

@@ -58,7 +58,7 @@ class Unusable(Exception):  # noqa: N818 - what it says of a value, not an error
 
 
 def shown(value: object) -> str:
-    """A JSON value as people see it in a message: on one line, encodable, and never long."""
+    """A JSON value as people see it in a message: on one line, printable, and never long."""
     match value:
         case dict():
             return "an object" if value else "an empty object"
@@ -70,4 +70,5 @@ def shown(value: object) -> str:
             return "NaN" if value != value else "a number too large to read"  # noqa: PLR0124
         case _:
             text = json.dumps(value, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    # Halves of surrogate pairs cannot be encoded, and control characters would act on the reader's terminal.
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)

@@ -265,11 +265,15 @@ class Vehicle:
         if timestamp <= tip or timestamp <= self._trigger_at:
             self._touch(timestamp)
         if timestamp <= self._trigger_at:
+            if timestamp == self._trigger_at:
+                self._trigger_on = on and self._trigger_on
             return False
         edge = on != self._trigger_on or (on and self._trigger_gap)
         self._trigger_at = timestamp
         self._trigger_on = on
-        self._trigger_gap = False
+        # Samples may have come before their trigger: then there may be a gap among them.
+        silence = rules.silence_timeout_ms
+        self._trigger_gap = bool(on and silence and newest is not None and newest - timestamp > silence)
         return edge
 
     def _touch(self, instant: float) -> None:
@@ -445,6 +449,7 @@ class Vehicle:
         current = machine.current(self._quiet)
         derived = machine.ended if current is None else [*machine.ended, current]
         self.on = machine.ride is not None
+        self._trigger_gap = machine.phase is Phase.DOUBT
         self._remember_waits(machine, current)
         return derived, lambda start: start >= begin and not unchanged[0] <= start < unchanged[1]
 

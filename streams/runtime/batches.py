@@ -11,6 +11,8 @@ from aiokafka.structs import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
+from streams.runtime.logs import FAUST_LOGGER
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
@@ -79,6 +81,8 @@ class BatchSchema(faust.Schema):  # type: ignore[misc]
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Makes the group's consumer with the settings of this project instead of Faust's translation of them."""
 
+    logger = FAUST_LOGGER
+
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:  # noqa: ARG002 - Faust's signature
         self._assignor = self.app.assignor
         return AIOKafkaConsumer(**self.app.worker.consumer_settings, partition_assignment_strategy=[self._assignor])
@@ -91,6 +95,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
     records that were fetched while a rebalance was under way. Here offsets are committed by the checkpoints alone, and
     between setting the positions and reading on nothing is fetched.
     """
+
+    logger = FAUST_LOGGER
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

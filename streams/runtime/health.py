@@ -61,11 +61,9 @@ async def serve_health(worker: Worker, host: str, port: int) -> AsyncIterator[No
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
+            reason = error.strerror or error
             raise SettingsError(
-                [
-                    f"TRIPS_HTTP_PORT={port}: cannot listen on {host}:{port} ({error.strerror or error}). "
-                    "Choose another port, or 0 for none."
-                ]
+                [f"TRIPS_HTTP_PORT={port}: cannot listen on {host}:{port} ({reason}). Choose another, or 0 for none."]
             ) from None
         _log.info("serving health and metrics", url=f"http://{host}:{port}")
         yield

@@ -12,7 +12,10 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-__all__ = ["configure_logs"]
+__all__ = ["FAUST_LOGGER", "configure_logs"]
+
+FAUST_LOGGER: Final = logging.getLogger("faust")
+"""For our subclasses of Faust's services: what they say of themselves is Faust's, and would go by our name."""
 
 # What these libraries say below this is about themselves. Faust's and mode's errors come with tracebacks of what we log
 # in one line ourselves; aiokafka's "Unable connect" and the like are worth seeing.

@@ -3,64 +3,126 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram
-from prometheus_client import Counter as PrometheusCounter
+from prometheus_client import CollectorRegistry, Gauge, Histogram, disable_created_metrics
+from prometheus_client import Counter as Total
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from streams.telemetry.problems import Reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from streams.records import Output
+    from streams.runtime.partition import PartitionProcessor
+    from streams.runtime.worker import Worker
 
 __all__ = ["Metrics"]
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25)
+_EVENTS: Final = ("TripStarted", "TripEnded", "TripDataReady", "TripDiscarded")
+# Fields of a processor's running totals that are numbers, and what they are called outside.
+_TOTALS: Final = {
+    "messages": ("trips_messages", "Telemetry records read."),
+    "samples": ("trips_samples", "Samples in them."),
+    "applied": ("trips_applied_records", "Records that added a sample."),
+    "repeated": ("trips_repeated_records", "Records that added none: all of it was known."),
+    "late": ("trips_late_records", "Records with samples behind the correction horizon."),
+}
 
 
 class Metrics:
-    """The metrics of a worker; an observer of its partitions."""
+    """The metrics of a worker; the observer of its partitions.
+
+    What is counted is counted when it is committed: what a worker that dies has not committed is read, and counted, by
+    its successor.
+    """
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a series beside each other one, of no use to anybody
         self.registry = registry = CollectorRegistry()
-        self._records = PrometheusCounter("trips_records", "Telemetry records read.", registry=registry)
-        self._announcements = PrometheusCounter(
-            "trips_announcements", "Announcements committed, by event.", ["event"], registry=registry
+        self._totals = {field: Total(name, about, registry=registry) for field, (name, about) in _TOTALS.items()}
+        self._announcements = Total("trips_announcements", "Announcements.", ["event"], registry=registry)
+        self._rejected = Total(
+            "trips_dead_letters", "Records in the dead letters: whole, or partial.", ["kind"], registry=registry
         )
-        self._dead_letters = PrometheusCounter(
-            "trips_dead_letters",
-            "Problems of dead-lettered records committed, by reason.",
-            ["reason"],
-            registry=registry,
+        self._problems = Total(
+            "trips_problems", "What was wrong with them (one record may have several).", ["reason"], registry=registry
         )
-        self._rejected = PrometheusCounter(
-            "trips_rejected_records", "Records dead-lettered: as a whole, or partial.", ["partial"], registry=registry
+        self._batch = Histogram("trips_batch_seconds", "Applying a batch.", registry=registry, buckets=_SECONDS)
+        self._records = Histogram(
+            "trips_batch_records", "Records in a batch.", registry=registry, buckets=(1, 10, 100, 1000, 4000)
         )
-        self._late = PrometheusCounter("trips_late_records", "Records behind the horizon.", registry=registry)
-        self._batch = Histogram("trips_batch_seconds", "Time to apply a batch.", registry=registry, buckets=_SECONDS)
         self._checkpoint = Histogram(
-            "trips_checkpoint_seconds", "Time to commit a checkpoint.", registry=registry, buckets=_SECONDS
+            "trips_checkpoint_seconds", "Committing a checkpoint.", registry=registry, buckets=_SECONDS
         )
-        self._state = PrometheusCounter("trips_state_written_bytes", "State written.", registry=registry)
-        self._recovery = Gauge("trips_recovery_seconds", "Time the last recovery took.", registry=registry)
-        self._recovered = Gauge("trips_recovered_records", "Changelog records it read.", registry=registry)
+        self._written = Total("trips_state_written_bytes", "State written to the changelog.", registry=registry)
+        self._recovery = Gauge("trips_recovery_seconds", "The last taking over of partitions.", registry=registry)
+        self._recovered = Gauge("trips_recovery_records", "Changelog records that it read.", registry=registry)
+        for event in _EVENTS:
+            self._announcements.labels(event)
+        for kind in ("whole", "partial"):
+            self._rejected.labels(kind)
+        for reason in Reason:
+            self._problems.labels(reason.value)
+        self._counted: WeakKeyDictionary[PartitionProcessor, dict[str, int]] = WeakKeyDictionary()
 
-    def batch(self, partition: int, records: int, seconds: float) -> None:  # noqa: ARG002 - an observer is told where
+    def show(self, worker: Worker) -> None:
+        """Show how a worker is when somebody asks."""
+        self.registry.register(_Gauges(worker))
+
+    def batch(self, records: int, seconds: float) -> None:
         """A batch was applied."""
-        self._records.inc(records)
+        self._records.observe(records)
         self._batch.observe(seconds)
 
-    def checkpoint(self, partition: int, output: Output, state_bytes: int, seconds: float) -> None:  # noqa: ARG002
+    def checkpoint(self, processor: PartitionProcessor, output: Output, state_bytes: int, seconds: float) -> None:
         """A checkpoint was committed."""
         self._checkpoint.observe(seconds)
-        self._state.inc(state_bytes)
+        self._written.inc(state_bytes)
+        counted = self._counted.setdefault(processor, dict.fromkeys(_TOTALS, 0))
+        for field, total in self._totals.items():
+            now = getattr(processor.counts, field)
+            total.inc(now - counted[field])
+            counted[field] = now
         for event, count in Counter(one.event for one in output.announcements).items():
             self._announcements.labels(event).inc(count)
         for rejected in output.rejected:
-            self._rejected.labels("true" if rejected.partial else "false").inc()
+            self._rejected.labels("partial" if rejected.partial else "whole").inc()
             for problem in rejected.problems:
-                self._dead_letters.labels(problem.reason.value).inc()
-        self._late.inc(len(output.late))
+                self._problems.labels(problem.reason.value).inc()
 
     def recovered(self, records: int, seconds: float) -> None:
-        """State was read back."""
+        """Partitions were taken over."""
         self._recovery.set(seconds)
         self._recovered.set(records)
+
+
+class _Gauges(Collector):
+    """Asked for, not kept up to date."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        partitions = self._worker.partitions.values()
+        yield _gauge("trips_ready", "1: partitions are assigned and recovered.", int(self._worker.ready))
+        yield _gauge("trips_partitions", "Partitions that this worker has.", len(partitions))
+        lag = GaugeMetricFamily("trips_lag_records", "Records of a partition not committed yet.", labels=["partition"])
+        for partition in partitions:
+            if partition.lag is not None:
+                lag.add_metric([str(partition.number)], partition.lag)
+        yield lag
+        processors: list[Any] = [partition.processor for partition in partitions]
+        yield _gauge("trips_vehicles", "Vehicles with state.", sum(one.vehicles for one in processors))
+        yield _gauge("trips_open_trips", "Trips that are on.", sum(one.open_trips for one in processors))
+        yield _gauge(
+            "trips_state_bytes", "State of all vehicles, as stored.", sum(one.state_bytes for one in processors)
+        )
+
+
+def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, about, value=value)

@@ -32,10 +32,19 @@ class PartitionProcessor(Protocol):
     """What the runtime needs of ``streams.processor.Processor``."""
 
     clock: int
-    vehicles: int
     open_trips: int
-    state_bytes: int
-    counts: Any
+
+    @property
+    def counts(self) -> Any:
+        """Running totals: :class:`streams.processor.Counts`."""
+
+    @property
+    def vehicles(self) -> int:
+        """How many have state."""
+
+    @property
+    def state_bytes(self) -> int:
+        """How much it is."""
 
     def process(self, records: Iterable[Record]) -> None:
         """Apply a batch."""
@@ -69,10 +78,10 @@ class CheckpointTaker(Protocol):
 class Observer(Protocol):
     """Who wants to know what a partition does: the metrics."""
 
-    def batch(self, partition: int, records: int, seconds: float) -> None:
+    def batch(self, records: int, seconds: float) -> None:
         """A batch was applied."""
 
-    def checkpoint(self, partition: int, output: Output, state_bytes: int, seconds: float) -> None:
+    def checkpoint(self, processor: PartitionProcessor, output: Output, state_bytes: int, seconds: float) -> None:
         """A checkpoint was committed."""
 
 
@@ -147,6 +156,8 @@ class Partition:
     ) -> None:
         self.number = number
         self.processor = processor
+        self.lag: int | None = None
+        """Records that are not committed yet, as of the last tick; None: not known."""
         self._checkpointer = checkpointer
         self._interval = interval
         self._observer = observer
@@ -155,6 +166,7 @@ class Partition:
         self._clock_written = time.monotonic()
         self._sequence = 0  # of the next batch
         self._next_offset: int | None = None  # of the records applied since the last take
+        self._reached: int | None = None  # what is committed
         self._waiting = 0
         self._due = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -209,7 +221,7 @@ class Partition:
             self._room.clear()
             self._hurry.set()
         self._changed()
-        self._observer.batch(self.number, len(batch.records), time.perf_counter() - began)
+        self._observer.batch(len(batch.records), time.perf_counter() - began)
 
     def tick(self, progress: Progress | None) -> None:
         """Let time go on, if there is nothing to be read. Called a few times a second.
@@ -218,6 +230,7 @@ class Partition:
             progress: how far the partition is read; None: not known.
         """
         now = time.monotonic()
+        self._measure_lag(progress)
         if progress is not None and progress.batches != self._sequence:
             progress = None  # there are batches on their way
         self._quiet.look(self.processor.clock, progress, now)
@@ -231,6 +244,16 @@ class Partition:
             self._turn_clock(now)
             self.processor.touch_clock()
             self._changed()
+
+    def _measure_lag(self, progress: Progress | None) -> None:
+        if progress is None or progress.end is None:
+            self.lag = None
+            return
+        if self._reached is None:
+            self._reached = progress.position
+        # Where the last offsets hold no records (transaction markers), nothing is left although nothing was committed.
+        done = progress.position >= progress.end and progress.batches == self._sequence and self.settled
+        self.lag = 0 if done else max(0, progress.end - self._reached)
 
     def _turn_clock(self, now: float) -> None:
         clock = self._quiet.read(now)
@@ -283,7 +306,8 @@ class Partition:
                     f"The Kafka brokers did not take a checkpoint of partition {self.number} within "
                     f"{_CHECKPOINT_TIMEOUT:.0f} s: are they away?"
                 ) from None
-            self._observer.checkpoint(self.number, output, state_bytes, time.perf_counter() - began)
+            self._observer.checkpoint(self.processor, output, state_bytes, time.perf_counter() - began)
+            self._reached = next_offset or self._reached
             if output.changes:
                 self._clock_written = time.monotonic()
         if not self._due.is_set():

@@ -10,6 +10,8 @@ from faust.tables.manager import TableManager
 from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
 from mode import Service
 
+from streams.runtime.logs import FAUST_LOGGER
+
 if TYPE_CHECKING:
     from streams.runtime.worker import Worker
 
@@ -22,6 +24,8 @@ class VehicleTable(faust.Table):  # type: ignore[misc]
     To Faust it is a table like any other, which makes Faust recover before it reads; it has no use for Faust's stores
     and for its writing of the changelog, record by record and outside of transactions.
     """
+
+    logger = FAUST_LOGGER
 
     worker: Worker
 
@@ -36,6 +40,8 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]
     they are lost, and later commits pass over them. It also waits for ever for a changelog whose last offsets hold no
     record.
     """
+
+    logger = FAUST_LOGGER
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _restart_recovery(self) -> None:
@@ -94,10 +100,12 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]
 class PartitionTableManager(TableManager):  # type: ignore[misc]
     """Faust's table manager, without a subscription to the changelog: it is read with a consumer of its own."""
 
+    logger = FAUST_LOGGER
+
     @property
     def recovery(self) -> PartitionRecovery:
         """The recovery service."""
-        if self._recovery is None:
+        if self._recovery is None:  # type: ignore[has-type]
             self._recovery = PartitionRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
         return self._recovery
 

@@ -25,6 +25,7 @@ from streams.errors import ClusterError, InternalError, TripsError
 from streams.runtime.batches import BatchSchema, BatchTransport
 from streams.runtime.changelog import read_changelog
 from streams.runtime.cluster import check_partition_counts
+from streams.runtime.logs import FAUST_LOGGER
 from streams.runtime.partition import Partition
 from streams.runtime.recovery import PartitionTableManager, VehicleTable
 
@@ -100,6 +101,7 @@ class Worker:
         self._fenced: dict[int, Fence] = {}
         self._home: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
         self._watchdog: threading.Timer | None = None
+        metrics.show(self)
 
     # -- assignments ---------------------------------------------------------------------------------------------
 
@@ -273,6 +275,8 @@ class _Boot(BootStrategy):  # type: ignore[misc]
 
 class App(faust.App):  # type: ignore[misc]
     """The Faust app around a :class:`Worker`."""
+
+    logger = FAUST_LOGGER
 
     BootStrategy = _Boot
 

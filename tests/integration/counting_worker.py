@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from streams.app import run_worker
 from streams.errors import TripsError
+from streams.processor import Counts
 from streams.records import Announcement, Output, TripsRecord
 from streams.settings import Settings
 
@@ -29,7 +29,7 @@ class CountingProcessor:
 
     def __init__(self) -> None:
         self.clock = 0
-        self.counts = SimpleNamespace()
+        self.counts = Counts()
         self.open_trips = 0
         self._counts: dict[str, int] = {}
         self._quiet_from: dict[str, int] = {}
@@ -47,6 +47,7 @@ class CountingProcessor:
     def process(self, records: Iterable[Record]) -> None:
         for record in records:
             self.clock = max(self.clock, record.timestamp)
+            self.counts.messages += 1
             key = (record.key or b"").decode()
             if record.value == b"poison":
                 raise ValueError("a bug of the job")
@@ -106,5 +107,5 @@ if __name__ == "__main__":
     try:
         sys.exit(run_worker(Settings.load(), debug="--debug" in sys.argv, new_processor=CountingProcessor))
     except TripsError as error:
-        print(f"trips: {error}", file=sys.stderr)
+        sys.stderr.write(f"trips: {error}\n")
         sys.exit(error.exit_code)

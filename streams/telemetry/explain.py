@@ -293,9 +293,9 @@ def _vehicle_id(fields: Object, key: bytes | None) -> str:
 
 
 def _flow_id(metadata: Object) -> str | None:
-    """The flow id; null is one way to say that there is none."""
-    flow_id = metadata.get("flow_id")
-    return None if flow_id is None else _text('"metadata.flow_id"', flow_id, Reason.BAD_FLOW_ID, "flow_id")
+    if "flow_id" not in metadata:
+        return None
+    return _text('"metadata.flow_id"', metadata["flow_id"], Reason.BAD_FLOW_ID, "flow_id")
 
 
 def _text(subject: str, value: object, reason: Reason, name: str | None) -> str:

@@ -134,7 +134,7 @@ class Reader:
                 if type(data) is not dict or type(metadata) is not dict or _nested(metadata):
                     return self._explained(value, key, latest)
                 flow_id = metadata.get("flow_id")
-                if flow_id is not None and (type(flow_id) is not str or not 0 < len(flow_id) <= MAX_TEXT):
+                if (type(flow_id) is not str or not 0 < len(flow_id) <= MAX_TEXT) and "flow_id" in metadata:
                     return self._explained(value, key, latest)
                 for name in plan.unknown:
                     if type(message[name]) is dict or type(message[name]) is list:

@@ -537,14 +537,14 @@ def test_a_value_of_one_step_is_no_switch_that_is_on(reader):
     assert list(reading.rows) == [(EIGHT, mask(Property.IGNITION, Property.SPEED), (0, 1))]
 
 
-@pytest.mark.parametrize("metadata", [{}, {"flow_id": None}, {"id": "x", "trace": {"a": [1]}}])
+@pytest.mark.parametrize("metadata", [{}, {"id": "x", "trace": {"a": [1]}}])
 def test_an_envelope_may_have_no_flow_id(reader, metadata):
     reading = reader.read(envelope(metadata, ignition="ON"), None, EIGHT)
     assert list(reading.rows) == [(EIGHT, mask(Property.IGNITION), (1,))]
     assert (reading.flow_id, list(reading.problems)) == (None, [])
 
 
-@pytest.mark.parametrize("flow_id", ["", "x" * 257, 7, False, [], {}, "\ud800"])
+@pytest.mark.parametrize("flow_id", [None, "", "x" * 257, 7, False, [], {}, "\ud800"])
 def test_a_bad_flow_id_is_told_and_everything_else_counts(reader, flow_id):
     reading = reader.read(envelope({"flow_id": flow_id}, ignition="ON"), None, EIGHT)
     assert list(reading.rows) == [(EIGHT, mask(Property.IGNITION), (1,))]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -127,6 +127,8 @@ class Settings(BaseSettings):
         frozen=True,
         validate_default=False,
     )
+
+    _only_given: ClassVar[bool] = False
 
     # Cluster
     bootstrap_servers: Servers = _setting(
@@ -316,6 +318,15 @@ class Settings(BaseSettings):
             raise SettingsError([f"{ENV_FILE}: not UTF-8 text"]) from None
 
     @classmethod
+    def given(cls, **values: Any) -> Settings:
+        """Settings from these values alone, whatever the environment and the files say: for tests.
+
+        Raises:
+            SettingsError: with all that is wrong, a line each.
+        """
+        return _GivenSettings.load(**values)
+
+    @classmethod
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
@@ -325,6 +336,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (no directory of secrets: none is set)
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The order in which the sources win. Called by pydantic-settings."""
+        if cls._only_given:
+            return (init_settings,)
         from_file = InitSettingsSource(settings_cls, init_kwargs=_read_config_file(settings_cls.model_fields))
         return init_settings, env_settings, dotenv_settings, from_file
 
@@ -476,6 +489,10 @@ class Settings(BaseSettings):
             for name, field in type(self).model_fields.items()
             if getattr(self, name) != field.default
         }
+
+
+class _GivenSettings(Settings):
+    _only_given: ClassVar[bool] = True
 
 
 def misspelt(environment: Mapping[str, str] | None = None) -> list[str]:

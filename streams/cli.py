@@ -1,0 +1,403 @@
+"""The command ``trips``.
+
+Every command imports what it needs when it runs, so that ``trips --help`` is quick. Exit codes: 0 done, 2 wrong use or
+wrong settings, 1 anything else. An error is a line on stderr; ``--debug`` adds the traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+from streams.errors import TripsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from streams.topics import TopicReport
+
+__all__ = ["main", "trips"]
+
+_EPILOG: Final = """\b
+New here?       trips demo
+No Kafka?       trips derive FILE      or      trips broker
+All settings:   docs/settings.md       (environment variables that start with TRIPS_)
+"""
+_STATE_COLOURS: Final = {"ok": "green", "created": "green", "note": "yellow", "differs": "red", "missing": "red"}
+
+
+_servers = click.option(
+    "--bootstrap-servers",
+    metavar="HOST:PORT",
+    help="The Kafka cluster; instead of TRIPS_BOOTSTRAP_SERVERS.",
+)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EPILOG,
+    no_args_is_help=False,
+    invoke_without_command=True,
+)
+@click.version_option(package_name="ignition-trips", message="ignition-trips %(version)s")
+@click.option("--debug", is_flag=True, help="Log everything, and show a traceback with an error.")
+@click.pass_context
+def trips(context: click.Context, *, debug: bool) -> None:
+    """Trips from vehicle telemetry in Kafka.
+
+    Reads what vehicles say (topic vehicle-telemetry), tells their trips by the ignition, and publishes what happens
+    to each trip (topics trip-events and trips). The same telemetry always makes the same trips with the same ids:
+    in any order, however often repeated, whatever crashes in between.
+    """
+    context.obj = debug
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@trips.command()
+@click.option("--bootstrap-servers", metavar="HOST:PORT", help="Use this Kafka cluster instead of starting one.")
+@click.option("--keep-running", is_flag=True, help="Stay up after the last trip, for a look around; Ctrl-C ends it.")
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0),
+    default=None,
+    metavar="N",
+    help="Replay N times as fast as it was driven; 0: as fast as it goes.  [default: done in about 15 s]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the announcements, one JSON a line, and nothing else.")
+@click.pass_obj
+def demo(debug: bool, *, bootstrap_servers: str | None, keep_running: bool, speed: float | None, as_json: bool) -> None:  # noqa: FBT001
+    """See it work, with nothing installed but this project.
+
+    Starts an Apache Kafka on this machine, creates the topics, runs a worker, replays seven recorded drives, and
+    shows the trips as they happen. The first start fetches Kafka (about 43 MB); afterwards it takes about half a
+    minute. Everything that it starts ends with it.
+    """
+    from streams.local.demo import run_demo
+    from streams.settings import Settings
+
+    _quiet_libraries(debug)
+    settings = Settings.load(bootstrap_servers=bootstrap_servers)
+    with _sigterm_as_interrupt():
+        run_demo(settings, bootstrap_servers=bootstrap_servers, keep_running=keep_running, speed=speed, as_json=as_json)
+
+
+@trips.command()
+@_servers
+@click.pass_obj
+def worker(debug: bool, *, bootstrap_servers: str | None) -> NoReturn:  # noqa: FBT001
+    """Run a worker: telemetry in, announcements out.
+
+    As many workers as the telemetry topic has partitions share the work; each finds its own. It ends on SIGTERM or
+    Ctrl-C (exit 0), or when something is wrong that a restart may cure (exit 1): nothing is lost either way. Health,
+    readiness and metrics are on TRIPS_HTTP_PORT.
+    """
+    from streams.settings import Settings
+
+    settings = Settings.load(bootstrap_servers=bootstrap_servers)  # before the slow imports: settings are checked first
+    from streams.app import run_worker
+
+    sys.exit(run_worker(settings, debug=debug))
+
+
+@trips.command()
+@click.argument("file", default="-", metavar="[FILE|-]")
+@click.option("--close", is_flag=True, help="At the end, end trips that are still on: nothing more will come.")
+@click.option("--strict", is_flag=True, help="Exit 1 if a line was bad.")
+def derive(*, file: str, close: bool, strict: bool) -> None:
+    """Tell the trips of a file, without Kafka.
+
+    FILE holds JSON lines of telemetry, plain or gzip; - is stdin. Prints one announcement a line, as JSON, in the
+    order in which they are known. Lines that cannot be used are named on stderr, with their number and the reason.
+    """
+    from streams.local.derive import derive_lines
+    from streams.local.files import read_lines
+    from streams.settings import Settings
+
+    settings = Settings.load()
+    out = sys.stdout.buffer
+    bad = derive_lines(
+        read_lines(file),
+        settings,
+        write=lambda payload: out.write(payload + b"\n"),
+        complain=lambda line: click.echo(line, err=True),
+        close=close,
+    )
+    out.flush()
+    if strict and bad:
+        raise TripsError("1 line was bad" if bad == 1 else f"{bad} lines were bad")
+
+
+@trips.command()
+@click.argument("file", metavar="FILE|-")
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    metavar="N",
+    help="N times as fast as it was recorded; 0: as fast as it goes.",
+)
+@click.option(
+    "--max-gap",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Cut longer pauses in the recording to this, before speed counts.",
+)
+@_servers
+@click.pass_obj
+def replay(debug: bool, *, file: str, speed: float, max_gap: float, bootstrap_servers: str | None) -> None:  # noqa: FBT001
+    """Send telemetry from a file to Kafka, at its own pace.
+
+    FILE holds JSON lines, plain or gzip; - is stdin. Their timestamps set the pace. The record's key is the vehicle id. Lines go out as they are, bad ones too: the
+    worker sorts those out.
+    """
+    from streams.local.files import read_lines
+    from streams.local.replay import pace
+    from streams.settings import Settings
+
+    _quiet_libraries(debug)
+    settings = Settings.load(bootstrap_servers=bootstrap_servers)
+    messages = list(pace(read_lines(file), max_gap))
+    _replay_with_progress(messages, settings, speed)
+
+
+def _replay_with_progress(messages: list[Any], settings: Any, speed: float) -> None:
+    import asyncio
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from streams.local.replay import replay as send
+    from streams.local.words import time_of_day
+
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("messages"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task("", total=len(messages))
+
+        def sent(message: Any) -> None:
+            progress.update(bar, advance=1, description=time_of_day(message.time_ms))
+
+        with _sigterm_as_interrupt():
+            count = asyncio.run(send(messages, settings, speed=speed, sent=sent))
+    click.echo(f"{count} messages sent to {settings.topics.telemetry}", err=True)
+
+
+@trips.command()
+@click.option("--json", "as_json", is_flag=True, help="Print them as they are: one JSON a line.")
+@click.option("--from-beginning", is_flag=True, help="Start with the oldest that is there, not with the next.")
+@_servers
+@click.pass_obj
+def tail(debug: bool, *, as_json: bool, from_beginning: bool, bootstrap_servers: str | None) -> None:  # noqa: FBT001
+    """Follow the announcements, until Ctrl-C."""
+    import asyncio
+
+    import orjson
+
+    from streams.local.tail import follow
+    from streams.local.words import in_words
+    from streams.settings import Settings
+
+    def show(payload: bytes) -> None:
+        click.echo(payload if as_json else in_words(orjson.loads(payload)))
+
+    _quiet_libraries(debug)
+    settings = Settings.load(bootstrap_servers=bootstrap_servers)
+    with _sigterm_as_interrupt(), contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(follow(settings, show, from_beginning=from_beginning))
+
+
+@trips.command()
+@click.option(
+    "--port", type=click.IntRange(1, 65_535), default=9092, show_default=True, help="Listen on 127.0.0.1:PORT."
+)
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Keep the data here.  [default: a temporary folder, removed at the end]",
+)
+@click.pass_obj
+def broker(debug: bool, *, port: int, data: Path | None) -> None:  # noqa: FBT001
+    """Run a local Apache Kafka in the foreground.
+
+    For development: one node, reachable from this machine only, ended with Ctrl-C. Needs nothing installed; the first start fetches
+    about 43 MB.
+    """
+    from streams.errors import ClusterError
+    from streams.local.broker import LocalKafka
+
+    _quiet_libraries(debug)
+    kafka = LocalKafka(port=port, data=data, progress=lambda line: click.echo(line, err=True))
+    with _sigterm_as_interrupt(), contextlib.suppress(KeyboardInterrupt), kafka:
+        click.echo(
+            f"Next: TRIPS_BOOTSTRAP_SERVERS={kafka.bootstrap_servers} trips topics create. Ctrl-C ends it.", err=True
+        )
+        while (code := kafka.wait(1.0)) is None:
+            pass
+        raise ClusterError(f"the local Kafka ended (exit code {code}); its log:\n{kafka.tail()}")
+
+
+@trips.group()
+def topics() -> None:
+    """Create or check the topics."""
+
+
+@topics.command("create")
+@_servers
+@click.pass_obj
+def topics_create(debug: bool, *, bootstrap_servers: str | None) -> None:  # noqa: FBT001
+    """Create the topics that are missing, and name what differs in the others.
+
+    Safe to repeat: a topic that is there is left as it is.
+    """
+    import asyncio
+
+    from streams.settings import Settings
+    from streams.topics import create_topics
+
+    _quiet_libraries(debug)
+    _show_topics(asyncio.run(create_topics(Settings.load(bootstrap_servers=bootstrap_servers))))
+
+
+@topics.command("check")
+@_servers
+@click.pass_obj
+def topics_check(debug: bool, *, bootstrap_servers: str | None) -> None:  # noqa: FBT001
+    """Look whether the topics are as they must be; exit 1 if not."""
+    import asyncio
+
+    from streams.settings import Settings
+    from streams.topics import check_topics
+
+    _quiet_libraries(debug)
+    reports = asyncio.run(check_topics(Settings.load(bootstrap_servers=bootstrap_servers)))
+    _show_topics(reports)
+    if not all(report.is_right for report in reports):
+        raise TripsError("the topics are not as they must be")
+
+
+def _show_topics(reports: list[TopicReport]) -> None:
+    for report in reports:
+        for detail in report.details:
+            click.echo(f"{_state(report.state)} {report.name}: {detail}")
+
+
+@trips.command()
+@_servers
+@click.pass_obj
+def check(debug: bool, *, bootstrap_servers: str | None) -> None:  # noqa: FBT001
+    """See whether a worker could start, and what to do if not.
+
+    Settings, broker, topics, revisions: one line each, and what to do. Exit 1 if something is wrong, 2 if it is the settings. Shows no secrets.
+    """
+    import asyncio
+
+    from streams.local.check import check as find
+    from streams.settings import Settings
+
+    async def show() -> bool:
+        fine = True
+        async for finding in find(settings):
+            click.echo(f"{_state(finding.state)} {finding.subject}: {finding.text}")
+            fine = fine and finding.state != "wrong"
+        return fine
+
+    _quiet_libraries(debug)
+    settings = Settings.load(bootstrap_servers=bootstrap_servers)
+    if not asyncio.run(show()):
+        raise TripsError("a worker could not do its job like this")
+
+
+@trips.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path("schemas"), metavar="[FOLDER]")
+def schemas(*, folder: Path) -> None:
+    """Write the JSON Schemas and the AsyncAPI document.
+
+    Of all messages, from the models. FOLDER: where to; schemas if not given.
+    """
+    from schemas.generate import write
+
+    for path in write(folder):
+        click.echo(path)
+
+
+def _state(state: str) -> str:
+    return click.style(f"{state:<8}", fg=_STATE_COLOURS.get(state, "red"))
+
+
+def _quiet_libraries(debug: bool) -> None:  # noqa: FBT001
+    """What aiokafka logs of brokers that are away, we say ourselves, in one line."""
+    import logging
+
+    logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Clean up on SIGTERM as on Ctrl-C."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command, and end the process with its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        # Returns a code only where click itself has ended the command, as after --help.
+        code = trips.main(arguments, prog_name="trips", standalone_mode=False)
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "trips"
+        _say(f"{error.format_message()} (see {command} --help)", debug=debug)
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted", debug=debug)
+        sys.exit(1)
+    except TripsError as error:
+        _say(str(error), debug=debug)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever reads our output has seen enough, as `head` does. Python would complain once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001  (the last resort: one line, whatever it is)
+        _say(f"this should not happen: {type(error).__name__}: {error} (more with trips --debug)", debug=debug)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(message: str, *, debug: bool) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    for line in message.splitlines():
+        click.echo(f"trips: {line}", err=True)
+
+
+if __name__ == "__main__":
+    main()

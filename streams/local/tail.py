@@ -1,0 +1,64 @@
+"""Follows the announcements in ``trip-events``."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from streams.errors import ClusterError
+from streams.topics import connect, describe
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from streams.settings import Settings
+
+__all__ = ["follow", "open_topic"]
+
+
+@asynccontextmanager
+async def open_topic(settings: Settings, topic: str, *, from_beginning: bool) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer of all partitions of a topic that belongs to no group and reads committed.
+
+    Raises:
+        ClusterError: the cluster is away, or the topic is missing.
+    """
+    async with connect(settings) as admin:
+        found = (await describe(admin, [topic])).get(topic)
+    if found is None:
+        raise ClusterError(f"Topic {topic} is missing. Create it with `trips topics create`.")
+    consumer = AIOKafkaConsumer(
+        **settings.client(),
+        # What an aborted checkpoint has written is not true.
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+    )
+    try:
+        await consumer.start()
+        partitions = [TopicPartition(topic, number) for number in range(found.partitions)]
+        consumer.assign(partitions)
+        if from_beginning:
+            await consumer.seek_to_beginning(*partitions)
+        else:
+            await consumer.seek_to_end(*partitions)
+        yield consumer
+    except (KafkaError, OSError) as error:
+        raise ClusterError(f"The Kafka cluster at {settings.bootstrap_servers} is gone: {error!r}") from error
+    finally:
+        await consumer.stop()
+
+
+async def follow(settings: Settings, show: Callable[[bytes], object], *, from_beginning: bool = False) -> None:
+    """Show announcements as they come, for ever.
+
+    Raises:
+        ClusterError: the cluster is away, or the topic is missing.
+    """
+    async with open_topic(settings, settings.topics.events, from_beginning=from_beginning) as consumer:
+        async for record in consumer:
+            if record.value is not None:
+                show(record.value)

@@ -19,8 +19,8 @@ _START = Phase.UNKNOWN
 
 
 def words(action: Action) -> str:
-    """An action as a person says it: ``END_INFERRED`` is "end inferred"."""
-    return action.name.lower().replace("_", " ")
+    """An action as a person says it: ``END_INFERRED_START_UNOBSERVED`` is "end inferred, start unobserved"."""
+    return action.name.lower().replace("_", " ").replace(" start ", ", start ")
 
 
 def diagram() -> str:

@@ -158,8 +158,8 @@ def derive(*, file: str, close: bool, strict: bool) -> None:
 def replay(debug: bool, *, file: str, speed: float, max_gap: float, bootstrap_servers: str | None) -> None:  # noqa: FBT001
     """Send telemetry from a file to Kafka, at its own pace.
 
-    FILE holds JSON lines, plain or gzip; - is stdin. Their timestamps set the pace. The record's key is the vehicle id. Lines go out as they are, bad ones too: the
-    worker sorts those out.
+    FILE holds JSON lines, plain or gzip; - is stdin. Their timestamps set the pace. The record's key is
+    the vehicle id. Lines go out as they are, bad ones too: the worker sorts those out.
     """
     from streams.local.files import read_lines
     from streams.local.replay import pace
@@ -237,8 +237,8 @@ def tail(debug: bool, *, as_json: bool, from_beginning: bool, bootstrap_servers:
 def broker(debug: bool, *, port: int, data: Path | None) -> None:  # noqa: FBT001
     """Run a local Apache Kafka in the foreground.
 
-    For development: one node, reachable from this machine only, ended with Ctrl-C. Needs nothing installed; the first start fetches
-    about 43 MB.
+    For development: one node, reachable from this machine only, ended with Ctrl-C. Needs nothing installed; the
+    first start fetches about 43 MB.
     """
     from streams.errors import ClusterError
     from streams.local.broker import LocalKafka
@@ -305,7 +305,8 @@ def _show_topics(reports: list[TopicReport]) -> None:
 def check(debug: bool, *, bootstrap_servers: str | None) -> None:  # noqa: FBT001
     """See whether a worker could start, and what to do if not.
 
-    Settings, broker, topics, revisions: one line each, and what to do. Exit 1 if something is wrong, 2 if it is the settings. Shows no secrets.
+    Settings, broker, topics, revisions: one line each, and what to do. Exit 1 if something is wrong, 2
+    if it is the settings. Shows no secrets.
     """
     import asyncio
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -11,6 +11,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from streams.errors import ClusterError
+from streams.local.tail import read_to_end
 from streams.settings import misspelt
 from streams.topics import check_topics, connect, describe, wanted_topics
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 __all__ = ["Finding", "check"]
-
-_NOTHING_WITHIN_MS: Final = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +137,8 @@ async def _highest_revision(consumer: AIOKafkaConsumer, partitions: list[TopicPa
         return -1
     consumer.assign(partitions)
     await consumer.seek_to_beginning(*partitions)
-    ends = await consumer.end_offsets(partitions)
     highest = -1
-    while any([await consumer.position(partition) < ends[partition] for partition in partitions]):
-        batches = await consumer.getmany(timeout_ms=_NOTHING_WITHIN_MS)
-        if not batches:
-            break  # what remains is a transaction that is open, or its marker
-        for records in batches.values():
-            for record in records:
-                if record.value is not None:
-                    highest = max(highest, int(orjson.loads(record.value)["data"]["trip"]["revision"]))
+    async for record in read_to_end(consumer):
+        if record.value is not None:
+            highest = max(highest, int(orjson.loads(record.value)["data"]["trip"]["revision"]))
     return highest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from streams.settings import Settings
 
-__all__ = ["follow", "open_topic"]
+__all__ = ["follow", "open_topic", "read_to_end"]
+
+# Nothing for so long before the end: what remains there is a transaction that is still open, or its marker.
+_NOTHING_WITHIN_MS: Final = 5000
 
 
 @asynccontextmanager
@@ -50,6 +53,18 @@ async def open_topic(settings: Settings, topic: str, *, from_beginning: bool) ->
         raise ClusterError(f"The Kafka cluster at {settings.bootstrap_servers} is gone: {error!r}") from error
     finally:
         await consumer.stop()
+
+
+async def read_to_end(consumer: AIOKafkaConsumer) -> AsyncIterator[Any]:
+    """The records of all assigned partitions from where the consumer is to what is now their end."""
+    ends = await consumer.end_offsets(sorted(consumer.assignment()))
+    while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+        batches = await consumer.getmany(timeout_ms=_NOTHING_WITHIN_MS)
+        if not batches:
+            return
+        for records in batches.values():
+            for record in records:
+                yield record
 
 
 async def follow(settings: Settings, show: Callable[[bytes], object], *, from_beginning: bool = False) -> None:

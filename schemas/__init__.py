@@ -1,1 +1,34 @@
-"""The contract."""
+"""The contract: what goes in, what comes out, as models.
+
+For producers and consumers, and for the JSON Schemas and the AsyncAPI document beside it, which are generated from
+them. Nothing here is on the path that a message takes through the stream.
+"""
+
+from schemas.announcements import (
+    Announcement,
+    TripDataReady,
+    TripDeleted,
+    TripDiscarded,
+    TripEnded,
+    TripMetricsReady,
+    TripStarted,
+    read_announcement,
+)
+from schemas.headers import AnnouncementHeaders, DeadLetterHeaders, LateHeaders
+from schemas.telemetry import Telemetry, TelemetryEnvelope
+
+__all__ = [
+    "Announcement",
+    "AnnouncementHeaders",
+    "DeadLetterHeaders",
+    "LateHeaders",
+    "Telemetry",
+    "TelemetryEnvelope",
+    "TripDataReady",
+    "TripDeleted",
+    "TripDiscarded",
+    "TripEnded",
+    "TripMetricsReady",
+    "TripStarted",
+    "read_announcement",
+]

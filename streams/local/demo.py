@@ -233,7 +233,7 @@ class _Demo:
 
     def _closing(self, took: float) -> list[str]:
         story, settings = self._story, self._settings
-        counts = ", ".join(f"{count} {event}" for event, count in sorted(story.counts.items()))
+        counts = ", ".join(f"{count} {event}" for event, count in story.counts.items())
         lines = [f"{story.sent} messages in {took:.1f} s: {counts}."]
         if story.rejected:
             reasons = ", ".join(f"{count} {reason}" for reason, count in story.rejected.most_common())

@@ -170,14 +170,14 @@ class LiveView:
     def __init__(self, story: Story, console: Console) -> None:
         self._story = story
         self._console = console
+        self._steps: list[tuple[str, float]] = []
+        self._is_finished = False
         self._live = Live(
             console=console,
             get_renderable=self._picture,
             refresh_per_second=_REFRESHES_A_SECOND,
             transient=True,
         )
-        self._steps: list[tuple[str, float]] = []
-        self._is_finished = False
 
     def __enter__(self) -> Self:
         self._console.print(Text("ignition-trips demo", style="bold"), end="")

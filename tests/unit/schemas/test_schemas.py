@@ -1,6 +1,7 @@
 """The contract: models, the files made from them, and samples that both must take or refuse."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ DATA = Path(__file__).parents[2] / "data"
 INVERS = (DATA / "invers_trip_data_ready.json").read_bytes()
 
 
+@cache
 def validator(name):
     return Draft202012Validator(json_schemas()[f"{name}.schema.json"])
 

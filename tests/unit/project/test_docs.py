@@ -1,11 +1,21 @@
 import importlib.util
+import json
 import re
+import subprocess
+import sys
 import tomllib
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
+from prometheus_client import generate_latest
 from repository import TOP, anchors, name, outside_fences, pages, tracked
 
+from streams.runtime.metrics import Metrics
 from streams.settings import Settings
+from streams.telemetry.reader import Reader
+
+README = (TOP / "README.md").read_text(encoding="utf-8")
 
 
 def load_diagram():
@@ -50,6 +60,48 @@ def test_a_page_without_markers_is_refused():
 def test_nothing_names_a_place_on_somebodys_machine(path):
     found = re.findall(r"(?<![\w.~}$])/(?:root|home|work|tmp|Users)/\w+", path.read_text(encoding="utf-8"))
     assert found == []
+
+
+@pytest.fixture(scope="module")
+def announcements():
+    """What `trips derive` says of the recorded drives, by trip key and event."""
+    drives = TOP / "streams" / "local" / "data" / "drives.jsonl.gz"
+    result = subprocess.run([sys.executable, "-m", "streams.cli", "derive", drives], capture_output=True, check=True)
+    said = [json.loads(line) for line in result.stdout.splitlines()]
+    return {(one["data"]["trip"]["key"], one["metadata"]["type"]): one for one in said}
+
+
+def test_the_readmes_telemetry_is_without_a_fault_and_its_trip_is_what_comes_out(announcements):
+    telemetry, announcement = re.findall(r"```json\n(.*?)```", README, flags=re.DOTALL)
+    assert Reader(max_clock_skew_ms=None).read(telemetry.encode(), None, 0).problems == ()
+    assert json.loads(announcement) == announcements["GYKQJ", "TripDataReady"]
+
+
+def test_the_readmes_demo_shows_the_trips_that_come_out(announcements):
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in README.splitlines() if line.startswith("│")]
+    shown = {row[0]: row for row in rows[1:]}
+    ended = {
+        key: one["data"] for (key, event), one in announcements.items() if event in {"TripDataReady", "TripDiscarded"}
+    }
+    assert shown.keys() == ended.keys()
+    for key, data in ended.items():
+        trip, row = data["trip"], shown[key]
+        assert row[1] == trip["vehicle_id"]
+        assert row[2].replace(" ", "T") + "Z" == trip["start"]["timestamp"]
+        assert row[3] == trip["end"]["timestamp"][11:19]
+        assert row[5] == f"{trip['metrics']['distance_in_km']:.3f} km"
+        assert row[7] == ("discarded" if "reason" in data else "ready")
+    counts = Counter(event for _, event in announcements)
+    for event, count in counts.items():
+        assert f"{count} {event}" in README
+
+
+def test_every_metric_is_explained():
+    metrics = Metrics()
+    metrics.show(SimpleNamespace(ready=False, partitions={}))
+    there = set(re.findall(r"^# HELP (\w+)", generate_latest(metrics.registry).decode(), flags=re.MULTILINE))
+    page = (TOP / "docs" / "operating.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(trips_\w+)` \|", page, flags=re.MULTILINE)) == there
 
 
 def test_the_changelog_knows_the_version():

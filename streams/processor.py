@@ -109,11 +109,12 @@ class Processor:
                 counts.late += 1
                 named = ", ".join(f"{_NAMES[name]} of {iso(instant)}" for name, instant in late)
                 self._output.late.append(Late(record, f"behind the correction horizon: {named}"))
+            if vehicle.said:  # also of the record before, when this one leaves that behind the horizon
+                touched[vehicle.id] = vehicle
+                self._collect(vehicle)
             if added:
                 counts.applied += 1
                 touched[vehicle.id] = vehicle
-                if vehicle.said:
-                    self._collect(vehicle)
                 if vehicle.pending:
                     pending[vehicle.id] = vehicle
             elif not late:

@@ -62,6 +62,7 @@ class Word:
         decided: the instant that decided its end, as :attr:`streams.trips.trip.Trip.decided`.
         digest: of what was last announced as ready or discarded.
         published: whether the ``trips`` topic holds it.
+        owed: its content has changed since, and is to be told when ``ready_delay`` has passed.
     """
 
     state: State
@@ -69,6 +70,12 @@ class Word:
     decided: int | None = None
     digest: bytes = b""
     published: bool = False
+    owed: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether the trip is to be told as ready or discarded once ``ready_delay`` has passed."""
+        return self.owed or self.state is State.ENDED
 
 
 class Mark(NamedTuple):
@@ -387,7 +394,12 @@ class Vehicle:
         for start in sorted({start for start in self._words if affected(start)} | starts.keys()):
             trip, word = starts.get(start), self._words.get(start)
             if timer:
-                if trip is not None and word is not None and trip.end is not None and word.state < State.READY:
+                if (
+                    trip is not None
+                    and word is not None
+                    and trip.end is not None
+                    and (word.waits or word.state is State.STARTED)
+                ):
                     self._advance(trip, word)
             elif trip is None:
                 self._supersede(start, derived)
@@ -399,7 +411,7 @@ class Vehicle:
         """Forget the words about trips that nothing can change any more."""
         for start in list(self._words):
             word = self._words[start]
-            if word.state < State.READY or word.decided is None or word.decided >= self._horizon:
+            if word.state < State.READY or word.owed or word.decided is None or word.decided >= self._horizon:
                 break
             del self._words[start]
             self._words_changed = True
@@ -417,7 +429,7 @@ class Vehicle:
         """The trips that may have changed since the last time, and a test for the starts that this is about."""
         first, newest_touched = self._touched or (inf, -inf)
         for start, word in self._words.items():
-            if word.state is State.ENDED:  # not announced as ready yet: its content is told again
+            if word.waits:  # its content is still to be told
                 first = min(first, start)
                 newest_touched = max(newest_touched, inf if word.decided is None else word.decided)
         place = len(self._marks)
@@ -477,7 +489,7 @@ class Vehicle:
         delay = self._rules.ready_delay_ms
         for trip in derived:
             word = self._words.get(trip.start)
-            if word is not None and word.state is State.ENDED and trip.end is not None:
+            if word is not None and word.waits and trip.end is not None:
                 self._due = min(self._due, trip.end + delay - 1)
                 if delay not in self._waits:
                     self._waits += (delay,)
@@ -503,7 +515,7 @@ class Vehicle:
         self._advance(trip, word)
 
     def _end(self, trip: Trip, word: Word) -> None:
-        word.state, word.end, word.digest = State.ENDED, trip.end, b""
+        word.state, word.end, word.digest, word.owed = State.ENDED, trip.end, b"", False
         self._words_changed = True
         self._say("TripEnded", trip, content.ended, trip.end or 0)
 
@@ -514,13 +526,20 @@ class Vehicle:
         if word.decided != trip.decided:
             word.decided = trip.decided
             self._words_changed = True
-        if word.end != trip.end or not self._delay_passed(trip):
+        if word.end != trip.end:
+            return
+        passed = self._delay_passed(trip)
+        if word.state is State.ENDED and not passed:
             return
         event, data = content.ready_event(trip, self._rules)
         state = State.DISCARDED if event == "TripDiscarded" else State.READY
         tell = content.discarded if state is State.DISCARDED else content.finished
         digest = self._digest(trip, tell)
-        if word.state is state and word.digest == digest:
+        owed = word.state is not state or word.digest != digest
+        if word.owed != (owed and not passed):
+            word.owed = not word.owed
+            self._words_changed = True
+        if not owed or not passed:
             return
         record = TripsRecord.PUT if state is State.READY else TripsRecord.DELETE if word.published else TripsRecord.KEEP
         word.state, word.digest, word.published = state, digest, state is State.READY
@@ -596,7 +615,7 @@ class Vehicle:
     def _fold(self, horizon: float) -> None:
         """Keep of what is behind the horizon only what the machine keeps of it."""
         for start, word in self._words.items():
-            if word.state is State.ENDED:
+            if word.waits:
                 horizon = min(horizon, start)
                 break
         machine = Machine.unpack(self._base, self._rules)
@@ -746,7 +765,7 @@ class Vehicle:
         for start, word in self._words.items():
             end = None if word.end is None else word.end - start
             decided = None if word.decided is None else word.decided - start
-            flat += [start - before, word.state << 1 | word.published, end, decided, word.digest]
+            flat += [start - before, word.state << 2 | word.owed << 1 | word.published, end, decided, word.digest]
             before = start
         packed: bytes = msgpack.packb(flat)
         return packed
@@ -766,11 +785,12 @@ def _unpack_words(packed: bytes) -> dict[int, Word]:
         since, state, end, decided, digest = flat[place : place + 5]
         start += since
         words[start] = Word(
-            State(state >> 1),
+            State(state >> 2),
             None if end is None else start + end,
             None if decided is None else start + decided,
             digest,
             bool(state & 1),
+            bool(state & 2),
         )
     return words
 

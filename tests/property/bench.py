@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from oracle.consumer import View, check_announcement, check_one_payload, check_order, final_view, trips_topic
 from oracle.derive import OracleTrip, derive, timestamp
 from oracle.timeline import Timeline
-from strategies import Message, encode
+from strategies import Arrival, Message, encode
 
 from streams.processor import Processor
 from streams.telemetry.reader import Reader
@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from streams.records import Announcement, Late
     from streams.trips.rules import Rules
 
-__all__ = ["FAR", "KAFKA_TIME", "Bench", "Expected", "KafkaRecord", "check_announcements", "check_view", "to_records"]
+__all__ = [
+    "FAR",
+    "KAFKA_TIME",
+    "Bench",
+    "Expected",
+    "KafkaRecord",
+    "check_announcements",
+    "check_view",
+    "to_batches",
+    "to_records",
+]
 
 FAR = 1_000 * 24 * 3_600_000
 """Longer than any delay, timeout and gap."""
@@ -41,14 +51,21 @@ class KafkaRecord:
     headers: Sequence[tuple[str, bytes]] = ()
 
 
-def to_records(messages: Iterable[Message], *, first: int = 0, pauses: Sequence[int] = ()) -> list[KafkaRecord]:
-    """Offsets rise by one or two (transaction markers take one); Kafka's clock stands still, but for pauses."""
+def to_records(arrivals: Iterable[Arrival], *, pauses: bool = False) -> list[KafkaRecord]:
+    """As Kafka delivers them: some offsets are taken by transaction markers. Its clock stands still but for pauses."""
     clock, records = KAFKA_TIME, []
-    for number, message in enumerate(messages):
-        clock += pauses[number] if number < len(pauses) else 0
-        offset = first + number + number // 5
-        records.append(KafkaRecord(offset, clock, message.vehicle_id.encode(), encode(message)))
+    for number, arrival in enumerate(arrivals):
+        clock += arrival.pause if pauses else 0
+        message = arrival.message
+        records.append(KafkaRecord(number + number // 5, clock, message.vehicle_id.encode(), encode(message)))
     return records
+
+
+def to_batches(arrivals: Sequence[Arrival]) -> list[range]:
+    """Where the batches of a stream begin and end."""
+    ends = [number + 1 for number, arrival in enumerate(arrivals) if arrival.ends_batch]
+    bounds = [0, *ends] if ends and ends[-1] == len(arrivals) else [0, *ends, len(arrivals)]
+    return [range(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
 class Bench:
@@ -72,6 +89,7 @@ class Bench:
 
     def advance(self, clock: int) -> list[Announcement]:
         self.processor.advance(clock)
+        self.processor.touch_clock()  # a clock that is not stored may go back at a restart
         return self.checkpoint()
 
     def close(self) -> list[Announcement]:

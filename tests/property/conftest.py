@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "quick",
-    max_examples=60,
+    max_examples=150,
     deadline=None,
     derandomize=True,  # the same examples everywhere: a failure is the change's, not the day's
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

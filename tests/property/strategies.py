@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from hypothesis import strategies as st
@@ -27,19 +27,20 @@ if TYPE_CHECKING:
 __all__ = [
     "EPOCH",
     "HOUR",
+    "Arrival",
     "Message",
-    "batches",
+    "anyhow",
     "encode",
     "everything_known",
     "in_order",
-    "message_lists",
-    "orders",
+    "over_time",
     "rules",
-    "streams",
 ]
 
 EPOCH: Final = 1_772_352_000_000
 """2026-03-01T08:00:00Z."""
+
+VEHICLES: Final = ("V1", "V2", "Ü 3")
 
 SECOND: Final = 1_000
 MINUTE: Final = 60_000
@@ -104,6 +105,9 @@ class Message:
         )
         flow = f" flow={self.flow_id}" if self.flow_id else ""
         return f"<{self.vehicle_id} {self.at - EPOCH}: {said}{flow}>"
+
+    def _repr_pretty_(self, printer: Any, _cycle: object) -> None:
+        printer.text(repr(self))  # what hypothesis shows of a failure: a line each
 
 
 # ---------------------------------------------------------------------------------------------- messages as bytes
@@ -175,29 +179,7 @@ def distances(of: Rules) -> list[int]:
     """How far apart two neighbouring instants may be: the limits of the rules, and one over and under them."""
     limits = {of.merge_gap_ms, of.ready_delay_ms, of.silence_timeout_ms, of.min_duration_ms} - {0}
     near = {limit + by for limit in limits for by in (-1, 0, 1)}
-    return [MINUTE, SECOND, 1, *sorted(near | {59_999, 60_000, 60_001, 4 * MINUTE})]
-
-
-@st.composite
-def _message(
-    draw: st.DrawFn, *, of: Rules, instants: Sequence[int], places: range, others: Sequence[Property], number: int
-) -> Message:
-    """One message about one of these places among the instants."""
-    place = draw(st.sampled_from(places))
-    at = instants[place]
-    samples: list[Sample] = []
-    if draw(st.integers(0, 3)) > 0:
-        on = place % 2 == 0  # on and off by turns, mostly: most trips are observed from start to end
-        samples.append((at, of.trigger, int(on if draw(st.integers(0, 3)) < 3 else not on)))
-    for prop in others:
-        if draw(st.booleans()):
-            t = at
-            if prop != Property.UNIT and draw(st.integers(0, 4)) == 4:
-                t = instants[draw(st.sampled_from(places))]
-            samples.append((t, prop, draw(st.sampled_from(VALUES[prop]))))
-    flow_id = draw(st.sampled_from([None, None, None, f"flow-{number % 3}"]))
-    style = draw(st.integers(0, 7))
-    return Message(tuple(samples), at=at, style=style, flow_id=flow_id)
+    return [MINUTE, SECOND, 1, MINUTE, 30 * SECOND, 30 * SECOND, *sorted(near | {59_999, 60_000, 60_001, 4 * MINUTE})]
 
 
 def _others(of: Rules) -> st.SearchStrategy[list[Property]]:
@@ -222,44 +204,113 @@ def _others(of: Rules) -> st.SearchStrategy[list[Property]]:
     return chosen.map(lambda props: [prop for prop in props if prop != of.trigger])
 
 
+@dataclass(frozen=True)
+class Arrival:
+    """A message on its way in.
+
+    ``pause``: how long Kafka's clock stood before it, in ms. ``ends_batch``: it is the last of its batch, after which
+    the partition has nothing more for ``wait`` ms, and the processor may be started anew.
+    """
+
+    message: Message
+    pause: int = 0
+    ends_batch: bool = True
+    wait: int = 0
+    restart: bool = False
+
+    def __repr__(self) -> str:
+        words = [f"pause {self.pause}"] if self.pause else []
+        words += [repr(self.message)]
+        words += ["|"] if self.ends_batch else []
+        words += [f"wait {self.wait}"] if self.wait else []
+        words += ["restart"] if self.restart else []
+        return " ".join(words)
+
+    def _repr_pretty_(self, printer: Any, _cycle: object) -> None:
+        printer.text(repr(self))
+
+
 @st.composite
-def message_lists(
-    draw: st.DrawFn, of: Rules, *, max_size: int = 14, min_size: int = 1, max_vehicles: int = 2
-) -> list[Message]:
-    """Messages of one or several vehicles, in no particular order."""
+def _message(
+    draw: st.DrawFn, *, of: Rules, instants: Sequence[int], back: int, others: Sequence[Property], vehicles: int
+) -> Message:
+    """A message about one of the newest instants, so many and one more."""
+    newest = len(instants) - 1
+    place = newest - draw(st.integers(0, min(back, newest)))
+    at = instants[place]
+    samples: list[Sample] = []
+    if draw(st.integers(0, 3)) < 3:
+        on = place % 2 == 0  # on and off by turns, mostly: most trips are observed from start to end
+        samples.append((at, of.trigger, int(on if draw(st.integers(0, 3)) < 3 else not on)))
+    for prop in others:
+        if draw(st.booleans()):
+            t = at
+            if prop != Property.UNIT and draw(st.integers(0, 4)) == 4:
+                t = instants[newest - draw(st.integers(0, min(back, newest)))]
+            samples.append((t, prop, draw(st.sampled_from(VALUES[prop]))))
+    return Message(
+        tuple(samples),
+        at=at,
+        vehicle_id=draw(st.sampled_from(VEHICLES[:vehicles])),
+        style=draw(st.integers(0, 7)),
+        flow_id=draw(st.sampled_from([None, None, None, "flow-1", "flow-2"])),
+    )
+
+
+@st.composite
+def _arrivals(
+    draw: st.DrawFn, messages: st.SearchStrategy[Message], of: Rules, *, max_size: int, repeated: int
+) -> list[Arrival]:
+    """Messages as they come; some were there before, up to so many of ten."""
+    waits = sorted({0, of.merge_gap_ms, of.ready_delay_ms, of.silence_timeout_ms})
+    pauses = st.sampled_from([0, 0, 1, *waits, *(wait + 1 for wait in waits)])
+    one = st.tuples(
+        messages, st.integers(0, 9), st.integers(0, max_size), pauses, st.booleans(), pauses, st.integers(0, 3)
+    )
+    sizes = st.sampled_from([1, max_size // 2])  # hypothesis alone would make most lists short
+    arrivals: list[Arrival] = []
+    for message, chance, again, pause, ends_batch, wait, restart in draw(
+        sizes.flatmap(lambda size: st.lists(one, min_size=size, max_size=max_size))
+    ):
+        if arrivals and chance >= 10 - repeated:
+            message = arrivals[again % len(arrivals)].message  # noqa: PLW2901 - instead of a new one
+        arrivals.append(Arrival(message, pause, not ends_batch, wait, restart == 3))
+    return arrivals
+
+
+@st.composite
+def anyhow(draw: st.DrawFn, of: Rules, *, max_size: int = 14, vehicles: int = 2) -> list[Arrival]:
+    """Messages of one or several vehicles in any order: a later one may be about any of the instants."""
     steps = draw(st.lists(st.sampled_from(distances(of)), min_size=1, max_size=max_size))
     instants = list(accumulate(steps, initial=EPOCH))
-    vehicles = ["V1", "V1", "V2", "Ü 3"][: draw(st.integers(1, max_vehicles + 1))]
-    others = draw(_others(of))
-    size = draw(st.integers(min_size, max_size))
-    messages = [
-        draw(_message(of=of, instants=instants, places=range(len(instants)), others=others, number=number))
-        for number in range(size)
-    ]
-    return [replace(message, vehicle_id=draw(st.sampled_from(vehicles))) for message in messages]
+    vehicles = draw(st.integers(1, vehicles))
+    messages = _message(of=of, instants=instants, back=len(instants), others=draw(_others(of)), vehicles=vehicles)
+    return draw(_arrivals(messages, of, max_size=max_size, repeated=2))
 
 
 @st.composite
-def streams(draw: st.DrawFn, of: Rules, *, max_size: int = 25, jitter: bool = True) -> list[Message]:
+def over_time(draw: st.DrawFn, of: Rules, *, max_size: int = 25, jitter: bool = True) -> list[Arrival]:
     """Messages of one vehicle over a long time: most about the newest instant, some about one further back.
 
     The first says everything, with the trigger off, so that nothing is unknown when the horizon passes.
     """
-    messages = [everything_known(of)]
-    instants = [EPOCH]
+    steps = draw(st.lists(st.sampled_from(distances(of)), min_size=1, max_size=max_size))
     others = draw(_others(of))
-    for number in range(draw(st.integers(1, max_size))):
-        instants.append(instants[-1] + draw(st.sampled_from(distances(of))))
+    arrivals = [Arrival(everything_known(of))]
+    for number in range(len(steps)):
+        instants = list(accumulate(steps[: number + 1], initial=EPOCH))
         back = draw(st.sampled_from([0, 0, 0, 1, 2, 4, 8])) if jitter else 0
-        places = range(max(0, len(instants) - 1 - back), len(instants))
-        messages.append(draw(_message(of=of, instants=instants, places=places, others=others, number=number)))
-    return messages
+        messages = _message(of=of, instants=instants, back=back, others=others, vehicles=1)
+        arrivals += draw(_arrivals(messages, of, max_size=2, repeated=0))
+        if jitter and draw(st.integers(0, 9)) == 9:
+            arrivals.append(draw(st.sampled_from(arrivals)))
+    return arrivals
 
 
-def in_order(messages: Sequence[Message]) -> list[Message]:
+def in_order(arrivals: Sequence[Arrival]) -> list[Message]:
     """The same messages with every sample at the message's own instant, each later than the one before."""
-    ordered = []
-    for message in sorted(messages, key=lambda each: each.at):
+    ordered: list[Message] = []
+    for message in sorted((arrival.message for arrival in arrivals), key=lambda each: each.at):
         if ordered and message.at <= ordered[-1].at:
             message = replace(message, at=ordered[-1].at + 1)  # noqa: PLW2901 - the rest of the loop is about this one
         samples = tuple((message.at, prop, value) for _, prop, value in message.samples)
@@ -271,20 +322,3 @@ def everything_known(of: Rules, vehicle_id: str = "V1") -> Message:
     """A message with a value of every property, the trigger off."""
     samples = tuple((EPOCH, prop, 0 if prop == of.trigger else values[0]) for prop, values in VALUES.items())
     return Message(samples, vehicle_id)
-
-
-def orders(count: int) -> st.SearchStrategy[list[int]]:
-    """Any order of so many messages, some of them repeated."""
-    repeated = st.lists(st.integers(0, count - 1), max_size=4)
-    return repeated.flatmap(lambda again: st.permutations([*range(count), *again]))
-
-
-def batches(count: int) -> st.SearchStrategy[list[range]]:
-    """Any cut of so many records into batches."""
-    return st.lists(st.booleans(), min_size=max(0, count - 1), max_size=max(0, count - 1)).map(
-        lambda cuts: _ranges([0, *(place + 1 for place, cut in enumerate(cuts) if cut), count])
-    )
-
-
-def _ranges(bounds: list[int]) -> list[range]:
-    return [range(start, stop) for start, stop in pairwise(bounds)]

@@ -44,13 +44,17 @@ def _say(line: str) -> None:
 def main(log: Path, folder: Path | None, grace: float, command: list[str]) -> None:
     """Start the process, wait for the pipe to end, end the process, and remove the folder."""
     with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603  (the starter's command line)
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509  (safe: this process has one thread)
-        )
+        try:
+            process = subprocess.Popen(  # noqa: S603  (the starter's command line)
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509  (safe: this process has one thread)
+            )
+        except OSError as error:
+            output.write(f"{command[0]} could not be started: {error.strerror or error}\n".encode())
+            return
     # Only the pipe ends us: Ctrl-C at a terminal and a shell that hangs up are for the starter.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

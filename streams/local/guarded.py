@@ -56,7 +56,7 @@ class Guarded:
         said = self._hear(_START_TIMEOUT_S)
         if not said.startswith("started"):
             self.stop()
-            raise OSError(f"{command[0]} could not be started")
+            raise OSError(self.tail(1) or f"{command[0]} could not be started")
         self.pid = int(said.split()[1])
 
     def wait(self, timeout: float) -> int | None:

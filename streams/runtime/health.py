@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ async def serve_health(worker: Worker, host: str, port: int) -> AsyncIterator[No
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
-            reason = error.strerror or error
+            reason = os.strerror(error.errno) if error.errno else error
             raise SettingsError(
                 [f"TRIPS_HTTP_PORT={port}: cannot listen on {host}:{port} ({reason}). Choose another, or 0 for none."]
             ) from None

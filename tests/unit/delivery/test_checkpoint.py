@@ -1,0 +1,142 @@
+import asyncio
+
+import pytest
+from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from streams.delivery.checkpoint import Checkpointer, Destinations, partition_for
+from streams.records import Announcement, Output, TripsRecord
+
+DESTINATIONS = Destinations(
+    application_id="app",
+    telemetry="telemetry",
+    events="events",
+    trips="trips",
+    dead_letters="dead",
+    late="late",
+    changelog="changelog",
+    dead_letter_bytes=1_100_000,
+    late_bytes=1_100_000,
+)
+
+
+class Producer:
+    """Writes down what it is asked to do."""
+
+    def __init__(self, batch_size=512 * 1024, failing=None):
+        self.calls = []
+        self.batch_size = batch_size
+        self.failing = failing
+        self._txn_manager = self
+
+    async def partitions_for(self, topic):
+        return set(range({"events": 8, "trips": 3}[topic]))
+
+    def create_batch(self):
+        return BatchBuilder(self.batch_size, 0, is_transactional=1)
+
+    async def begin_transaction(self):
+        self.calls.append(("begin",))
+
+    def maybe_add_partition_to_txn(self, place):
+        self.calls.append(("add", place))
+
+    async def send_offsets_to_transaction(self, offsets, group):
+        self.calls.append(("offset", offsets, group))
+
+    async def send_batch(self, batch, topic, *, partition):
+        self.calls.append(("send", TopicPartition(topic, partition), batch.record_count()))
+        delivery = asyncio.get_running_loop().create_future()
+
+        def answer():
+            if topic == self.failing:
+                delivery.set_exception(MessageSizeTooLargeError())
+            else:
+                self.calls.append(("delivered", TopicPartition(topic, partition)))
+                delivery.set_result(None)
+
+        asyncio.get_running_loop().call_later(0.01, answer)
+        return delivery
+
+    async def commit_transaction(self):
+        self.calls.append(("commit",))
+
+
+def output(count=1, changes=()):
+    said = [
+        Announcement("JQ7RP", f"trip-{n}", "TripDataReady", "E", n, 0, None, b"{}", TripsRecord.PUT) for n in range(count)
+    ]
+    return Output(announcements=said, changes=dict(changes))
+
+
+async def test_the_steps_of_a_checkpoint_come_in_the_order_that_makes_them_one():
+    producer = Producer()
+    written = await Checkpointer(producer, 5, DESTINATIONS).commit(output(changes=[(b"key", b"value")]), 18)
+    events = TopicPartition("events", partition_for(b"JQ7RP", 8, 0))
+    trips = TopicPartition("trips", partition_for(b"trip-0", 3, 0))
+    changelog = TopicPartition("changelog", 5)
+    assert producer.calls == [
+        ("begin",),
+        ("add", events),
+        ("add", trips),
+        ("add", changelog),
+        ("offset", {TopicPartition("telemetry", 5): OffsetAndMetadata(18, "")}, "app"),
+        ("send", events, 1),
+        ("send", trips, 1),
+        ("send", changelog, 1),
+        ("delivered", events),
+        ("delivered", trips),
+        ("delivered", changelog),
+        ("commit",),
+    ]
+    assert written == len(b"key" + b"value")
+
+
+async def test_a_delivery_that_fails_is_not_committed():
+    producer = Producer(failing="trips")
+    with pytest.raises(MessageSizeTooLargeError):
+        await Checkpointer(producer, 5, DESTINATIONS).commit(output(), 18)
+    assert ("commit",) not in producer.calls
+
+
+async def test_a_checkpoint_of_the_timer_has_no_offset():
+    producer = Producer()
+    await Checkpointer(producer, 5, DESTINATIONS).commit(output(), None)
+    assert not [call for call in producer.calls if call[0] == "offset"]
+    assert producer.calls[-1] == ("commit",)
+
+
+async def test_an_offset_alone_is_a_checkpoint():
+    producer = Producer()
+    await Checkpointer(producer, 5, DESTINATIONS).commit(Output(), 18)
+    assert [call[0] for call in producer.calls] == ["begin", "offset", "commit"]
+
+
+async def test_records_are_sent_in_batches_of_at_most_the_batch_size_in_order():
+    producer = Producer(batch_size=1000)
+    changes = [(b"%03d" % n, b"x" * 100) for n in range(20)]
+    await Checkpointer(producer, 5, DESTINATIONS).commit(output(0, changes), 18)
+    sizes = [call[2] for call in producer.calls if call[0] == "send"]
+    assert sum(sizes) == 20
+    assert len(sizes) == 3
+
+
+async def test_a_record_larger_than_a_batch_is_a_batch_of_its_own():
+    producer = Producer(batch_size=1000)
+    changes = [(b"a", b"x"), (b"b", b"x" * 5000), (b"c", b"x")]
+    await Checkpointer(producer, 5, DESTINATIONS).commit(output(0, changes), 18)
+    assert [call[2] for call in producer.calls if call[0] == "send"] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 7, 8, 100])
+def test_a_key_goes_where_kafkas_default_partitioner_puts_it(partitions):
+    kafkas = DefaultPartitioner()
+    everything = list(range(partitions))
+    for key in (b"", b"a", b"JQ7RP", "Übergröße".encode(), b"\x00" * 33):
+        assert partition_for(key, partitions, 0) == kafkas(key, everything, everything)
+
+
+def test_a_record_without_a_key_stays_near_its_source():
+    assert partition_for(None, 4, 6) == 2

@@ -30,11 +30,12 @@ from streams.telemetry.timestamps import LATEST, Instants
 from streams.trips.samples import FLOW_ID_BIT, SWITCHES, Property, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 __all__ = ["Problem", "Reader", "Reading", "Reason"]
 
 _ALTITUDE_MASK: Final = 1 << Property.ALTITUDE
+_POSITION: Final = int(Property.POSITION)
 _UNIT: Final = int(Property.UNIT)
 _SWITCHES_MASK: Final = sum(1 << switch for switch in SWITCHES)
 _FLOW_ID_MASK: Final = 1 << FLOW_ID_BIT
@@ -82,20 +83,32 @@ _STEPS: Final = tuple(
 )
 
 
-class _Plan(NamedTuple):
+class _Plan:
     """How messages of one shape, that is with the same field names in the same order, are read.
 
     Attributes:
-        steps: the properties there are, in the order of a row's values.
-        mask: the row's, if all are plain values.
-        unknown: the names of fields to ignore.
         envelope: whether the fields are those of an envelope.
+        unknown: the names of fields to ignore.
+        steps: the properties there are, in the order of a row's values.
+        switches, position, numbers, words, unit: the same by kind, which is the same order again.
+        mask: the row's, if all are plain values.
+        timed: whether there was a property with a time of its own in such a message: then there will be one again.
     """
 
-    steps: tuple[_Step, ...]
-    mask: int
-    unknown: tuple[str, ...]
-    envelope: bool
+    __slots__ = ("envelope", "mask", "numbers", "position", "steps", "switches", "timed", "unit", "unknown", "words")
+
+    def __init__(self, names: Collection[str]) -> None:
+        self.envelope = "metadata" in names and "data" in names
+        known = {"metadata", "data"} if self.envelope else {"vehicle_id", "timestamp", *PROPERTIES}
+        self.unknown = tuple(name for name in names if name not in known)
+        self.steps = tuple(step for step in _STEPS if step.name in names)
+        self.switches = tuple((step.name, step.words) for step in self.steps if step.words and step.bit < _POSITION)
+        self.position = "position" in names
+        self.numbers = tuple((step.name, step.highest, step.steps) for step in self.steps if step.steps)
+        self.words = tuple((step.name, step.words) for step in self.steps if step.words and step.bit > _POSITION)
+        self.unit = "telematics_unit" in names
+        self.mask = sum(1 << step.bit for step in self.steps)
+        self.timed = False
 
 
 class Reader:
@@ -119,7 +132,6 @@ class Reader:
             key: the record's key: the vehicle id, if the message has none.
             timestamp_ms: the record's timestamp in epoch milliseconds.
         """
-        instants = self._instants
         latest = timestamp_ms + self._skew
         if not value or len(value) > MAX_BYTES:
             return self._explained(value, key, latest)
@@ -136,14 +148,15 @@ class Reader:
                 flow_id = metadata.get("flow_id")
                 if (type(flow_id) is not str or not 0 < len(flow_id) <= MAX_TEXT) and "flow_id" in metadata:
                     return self._explained(value, key, latest)
-                for name in plan.unknown:
-                    if type(message[name]) is dict or type(message[name]) is list:
-                        return self._explained(value, key, latest)
+                if plan.unknown and _too_deep(message, plan.unknown, MAX_DEPTH - 1):
+                    return self._explained(value, key, latest)
                 message = data
                 plan = self._plans.get(tuple(message)) or self._plan(message)
                 if plan.envelope:  # of the envelope's content these are names like any other
                     return self._explained(value, key, latest)
-            steps, mask, unknown, _ = plan
+            # One level less than there are for a message without an envelope: that one is left to explain().
+            if plan.unknown and _too_deep(message, plan.unknown, MAX_DEPTH - 2):
+                return self._explained(value, key, latest)
 
             vehicle_id = message.get("vehicle_id")
             if vehicle_id is None:
@@ -155,102 +168,72 @@ class Reader:
 
             time = message.get("timestamp")
             if type(time) is str or type(time) is int:
-                time = instants[time]
+                time = self._instants[time]
                 if time > latest:
                     return self._explained(value, key, latest)
             elif time is not None or "timestamp" in message:
                 return self._explained(value, key, latest)
 
-            for name in unknown:
-                field = message[name]
-                # One level for the message, one for an envelope: a field that is too deep by one is left to explain().
-                if (type(field) is dict or type(field) is list) and deeper_than(field, MAX_DEPTH - 2):
+            row = None if plan.timed or time is None else _plain_row(message, plan, time)
+            if row is not None:
+                rows = [row] if row[1] else []
+            else:
+                timed = self._timed_rows(message, plan, time, latest)
+                if timed is None:
                     return self._explained(value, key, latest)
-
-            # ``values`` takes what has the message's time; what has another has its own list in ``others``.
-            values: list[Any] = []
-            others: dict[int, list[Any]] = {}
-            for name, bit, highest, scale, words in steps:
-                field = message[name]
-                kind = type(field)
-                if kind is dict and "value" in field:
-                    own = field["timestamp"]
-                    if type(own) is not str and type(own) is not int:
-                        return self._explained(value, key, latest)
-                    own = instants[own]
-                    if own > latest or (len(field) != 2 and _nested(field)):
-                        return self._explained(value, key, latest)
-                    field = field["value"]
-                    kind = type(field)
-                elif time is not None:
-                    own = time
-                elif bit == _UNIT and others:
-                    own = max(others)
-                else:
-                    return self._explained(value, key, latest)
-                if own is time or own == time:
-                    into = values
-                else:
-                    mask ^= 1 << bit
-                    into = others.setdefault(own, [0])
-                    into[0] |= 1 << bit
-
-                if scale:
-                    if (kind is not float and kind is not int) or not 0 <= field <= highest:
-                        return self._explained(value, key, latest)
-                    into.append(floor(field * scale + 0.5))
-                elif words is not None:
-                    if kind is not str and kind is not bool:
-                        return self._explained(value, key, latest)
-                    into.append(words[field])
-                elif bit == _UNIT:
-                    identity, brand = field["id"], field["brand"]
-                    if (
-                        type(identity) is not str
-                        or type(brand) is not str
-                        or not 0 < len(identity) <= MAX_TEXT
-                        or not 0 < len(brand) <= MAX_TEXT
-                        or (len(field) != 2 and (_nested(field) or "timestamp" in field))
-                    ):
-                        return self._explained(value, key, latest)
-                    into.append((identity, brand))
-                else:
-                    latitude, longitude = field["lat"], field["lon"]
-                    if (
-                        (type(latitude) is not float and type(latitude) is not int)
-                        or (type(longitude) is not float and type(longitude) is not int)
-                        or not -MAX_LATITUDE <= latitude <= MAX_LATITUDE
-                        or not -MAX_LONGITUDE <= longitude <= MAX_LONGITUDE
-                        or (latitude == 0 and longitude == 0)
-                    ):
-                        return self._explained(value, key, latest)
-                    into.append(floor(latitude * DEGREE_STEPS + 0.5))
-                    into.append(floor(longitude * DEGREE_STEPS + 0.5))
-                    if len(field) != 2:
-                        if _nested(field) or "timestamp" in field:
-                            return self._explained(value, key, latest)
-                        if "altitude" in field:
-                            altitude = field["altitude"]
-                            if (
-                                type(altitude) is not float and type(altitude) is not int
-                            ) or not -MAX_ALTITUDE <= altitude <= MAX_ALTITUDE:
-                                return self._explained(value, key, latest)
-                            into.append(floor(altitude * ALTITUDE_STEPS + 0.5))
-                            if into is values:
-                                mask |= _ALTITUDE_MASK
-                            else:
-                                into[0] |= _ALTITUDE_MASK
+                rows = timed
+                plan.timed = True
         except (ValueError, LookupError, TypeError, Unusable):
             # Not JSON, a key that is not UTF-8, a field or word that is not there, a timestamp that is none.
             return self._explained(value, key, latest)
 
-        rows: list[Row] = [] if time is None or not values else [(time, mask, tuple(values))]
-        if others:
-            rows += [(instant, other[0], tuple(other[1:])) for instant, other in others.items()]
-            rows.sort()
         if flow_id is not None:
             rows = [_with_flow_id(row, flow_id) for row in rows]
         return Reading(vehicle_id, rows, flow_id, ())
+
+    def _timed_rows(self, message: Mapping[str, Any], plan: _Plan, time: int | None, latest: int) -> list[Row] | None:
+        """The rows of a message in which properties may have times of their own; None: it is not clean."""
+        instants = self._instants
+        values: dict[int, list[Any]] = {}
+        masks: dict[int, int] = {}
+        for name, bit, highest, steps, words in plan.steps:
+            field = message[name]
+            own = time
+            if type(field) is dict and "value" in field:
+                written = field["timestamp"]
+                if type(written) is not str and type(written) is not int:
+                    return None
+                own = instants[written]
+                if own > latest or (len(field) != 2 and _nested(field)):
+                    return None
+                field = field["value"]
+            elif own is None:
+                if bit != _UNIT or not values:
+                    return None
+                own = max(values)
+            into = values.get(own)
+            if into is None:
+                into = values[own] = []
+                masks[own] = 0
+            masks[own] |= 1 << bit
+
+            kind = type(field)
+            if steps:
+                if (kind is not float and kind is not int) or not 0 <= field <= highest:
+                    return None
+                into.append(floor(field * steps + 0.5))
+            elif words is not None:
+                if kind is not str and kind is not bool:
+                    return None
+                into.append(words[field])
+            elif bit == _UNIT:
+                into.append(_unit(field))
+            else:
+                place = _place(field)
+                into += place
+                if len(place) == 3:
+                    masks[own] |= _ALTITUDE_MASK
+        return [(own, masks[own], tuple(values[own])) for own in sorted(values)]
 
     def _explained(self, value: bytes | None, key: bytes | None, latest: int) -> Reading:
         message = explain(value, key, latest, self._instants)
@@ -258,22 +241,98 @@ class Reader:
 
     def _plan(self, message: Mapping[str, object]) -> _Plan:
         """Works out how messages of this shape are read, and remembers it."""
-        steps = tuple(step for step in _STEPS if step.name in message)
-        known = {step.name for step in steps} | {"vehicle_id", "timestamp"}
-        envelope = "metadata" in message and "data" in message
-        if envelope:
-            known = {"metadata", "data"}
-        plan = _Plan(
-            steps,
-            sum(1 << step.bit for step in steps),
-            tuple(name for name in message if name not in known),
-            envelope,
-        )
+        plan = _Plan(message.keys())
         if len(message) <= _LONGEST_SHAPE:
             if len(self._plans) >= _SHAPES:
                 self._plans.clear()
             self._plans[tuple(message)] = plan
         return plan
+
+
+# What follows expects the fields of a clean message. Whatever it cannot take for one it says with None, or with the
+# exception that Python raises anyway when a field is missing or of another kind (LookupError, TypeError).
+
+
+def _plain_row(message: Mapping[str, Any], plan: _Plan, time: int) -> Row | None:
+    """The one row of a message in which all properties take its time; None: it is not clean, or not such a one."""
+    values: list[Any] = []
+    mask = plan.mask
+    for name, words in plan.switches:
+        field = message[name]
+        if type(field) is not str and type(field) is not bool:
+            return None
+        values.append(words[field])
+    if plan.position:
+        field = message["position"]
+        if "value" in field:
+            return None
+        place = _place(field)
+        values += place
+        if len(place) == 3:
+            mask |= _ALTITUDE_MASK
+    for name, highest, steps in plan.numbers:
+        field = message[name]
+        if (type(field) is not float and type(field) is not int) or not 0 <= field <= highest:
+            return None
+        values.append(floor(field * steps + 0.5))
+    for name, words in plan.words:
+        field = message[name]
+        if type(field) is not str:
+            return None
+        values.append(words[field])
+    if plan.unit:
+        field = message["telematics_unit"]
+        if "value" in field:
+            return None
+        values.append(_unit(field))
+    return time, mask, tuple(values)
+
+
+def _place(field: Mapping[str, Any]) -> tuple[int, ...]:
+    """Latitude, longitude and, if there is one, altitude."""
+    latitude, longitude = field["lat"], field["lon"]
+    if (
+        (type(latitude) is not float and type(latitude) is not int)
+        or (type(longitude) is not float and type(longitude) is not int)
+        or not -MAX_LATITUDE <= latitude <= MAX_LATITUDE
+        or not -MAX_LONGITUDE <= longitude <= MAX_LONGITUDE
+        or (latitude == 0 and longitude == 0)
+    ):
+        raise TypeError
+    place = floor(latitude * DEGREE_STEPS + 0.5), floor(longitude * DEGREE_STEPS + 0.5)
+    if len(field) == 2:
+        return place
+    if "timestamp" in field or _nested(field):
+        raise TypeError
+    if "altitude" not in field:
+        return place
+    altitude = field["altitude"]
+    if (type(altitude) is not float and type(altitude) is not int) or not -MAX_ALTITUDE <= altitude <= MAX_ALTITUDE:
+        raise TypeError
+    return *place, floor(altitude * ALTITUDE_STEPS + 0.5)
+
+
+def _unit(field: Mapping[str, Any]) -> tuple[str, str]:
+    """Id and brand."""
+    identity, brand = field["id"], field["brand"]
+    if (
+        type(identity) is not str
+        or type(brand) is not str
+        or not 0 < len(identity) <= MAX_TEXT
+        or not 0 < len(brand) <= MAX_TEXT
+        or (len(field) != 2 and ("timestamp" in field or _nested(field)))
+    ):
+        raise TypeError
+    return identity, brand
+
+
+def _too_deep(message: Mapping[str, object], names: Iterable[str], levels: int) -> bool:
+    """Whether one of these fields is nested in more than so many levels."""
+    for name in names:
+        field = message[name]
+        if (type(field) is dict or type(field) is list) and deeper_than(field, levels):
+            return True
+    return False
 
 
 def _nested(fields: Mapping[str, object]) -> bool:

@@ -385,7 +385,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         # Whoever reads our output has seen enough, as `head` does. Python would complain once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except Exception as error:  # noqa: BLE001  (the last resort: one line, whatever it is)
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001  (the last resort, asyncio's CancelledError too: one line)
         _say(f"this should not happen: {type(error).__name__}: {error} (more with trips --debug)", debug=debug)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)

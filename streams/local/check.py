@@ -95,6 +95,9 @@ async def _shortest_session_ms(admin: AIOKafkaAdminClient, broker: str) -> int |
 async def _revisions(settings: Settings, partitions: Mapping[str, list[TopicPartition]]) -> Finding:
     """Whether the revisions of a worker that starts now rise above those that are published."""
     topics = settings.topics
+    nothing = Finding("ok", "revisions", "nothing is published yet: they start from TRIPS_REVISION_BASE")
+    if not partitions:
+        return nothing
     consumer = AIOKafkaConsumer(
         **settings.client(), isolation_level="read_committed", enable_auto_commit=False, auto_offset_reset="earliest"
     )
@@ -110,7 +113,7 @@ async def _revisions(settings: Settings, partitions: Mapping[str, list[TopicPart
     finally:
         await consumer.stop()
     if highest < 0:
-        return Finding("ok", "revisions", "nothing is published yet: they start from TRIPS_REVISION_BASE")
+        return nothing
     if settings.revision_base > highest:
         return Finding(
             "ok",

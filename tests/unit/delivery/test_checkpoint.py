@@ -66,7 +66,8 @@ class Producer:
 
 def output(count=1, changes=()):
     said = [
-        Announcement("JQ7RP", f"trip-{n}", "TripDataReady", "E", n, 0, None, b"{}", TripsRecord.PUT) for n in range(count)
+        Announcement("JQ7RP", f"trip-{n}", "TripDataReady", "E", n, 0, None, b"{}", TripsRecord.PUT)
+        for n in range(count)
     ]
     return Output(announcements=said, changes=dict(changes))
 

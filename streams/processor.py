@@ -19,11 +19,13 @@ from streams.telemetry.properties import PROPERTIES
 from streams.telemetry.reader import Problem, Reader
 from streams.trips.content import iso
 from streams.trips.rules import Rules
+from streams.trips.samples import FLOW_ID_BIT, Property
 from streams.trips.state import CLOCK_KEY, BrokenStateError, open_value, seal_value
 from streams.trips.vehicle import StoredVehicle, Vehicle
 
 __all__ = ["Counts", "Processor"]
 
+_SAMPLES = ~(1 << Property.ALTITUDE | 1 << FLOW_ID_BIT)  # bits of a mask that are samples of their own
 _NAMES = {number: name for name, number in PROPERTIES.items()}
 
 
@@ -93,7 +95,7 @@ class Processor:
                 self.clock = timestamp
             reading = read(record.value, record.key, timestamp)
             if reading.problems:
-                self._reject(record, reading.problems, partial=reading.vehicle_id is not None)
+                self._reject(record, reading.problems, partial=bool(reading.rows))
             if reading.vehicle_id is None or not reading.rows:
                 continue
             vehicle = self._vehicle(reading.vehicle_id)
@@ -104,7 +106,7 @@ class Processor:
                 self.clock,
                 _traceparent(record) if record.headers else None,
             )
-            counts.samples += sum(row[1].bit_count() for row in reading.rows)
+            counts.samples += sum((row[1] & _SAMPLES).bit_count() for row in reading.rows)
             if late:
                 counts.late += 1
                 named = ", ".join(f"{_NAMES[name]} of {iso(instant)}" for name, instant in late)

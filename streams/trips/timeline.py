@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from math import inf
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
@@ -87,12 +88,14 @@ class Timeline:
         changed: which chunks are not stored yet, as (is it sealed, number).
     """
 
-    __slots__ = ("_unit", "changed", "sealed", "small", "tail", "tail_newest", "tail_oldest")
+    __slots__ = ("_by_instant", "_read", "_unit", "changed", "sealed", "small", "tail", "tail_newest", "tail_oldest")
 
     def __init__(self) -> None:
         self.tail = bytearray()
         self.tail_oldest = self.tail_newest = 0
         self._unit: Unit | None = None
+        self._by_instant: dict[int, Row] | None = None
+        self._read = 0
         self.small: list[Chunk] = []
         self.sealed: dict[int, Chunk] = {}
         self.changed: set[tuple[bool, int]] = set()
@@ -113,6 +116,9 @@ class Timeline:
             self._append_text(timestamp, mask, values)
         if len(tail) > _TAIL_LIMIT:
             self.seal()
+        if self._by_instant is not None:
+            kept = self._by_instant.get(timestamp)
+            self._by_instant[timestamp] = row if kept is None else merge(kept, row)
 
     def _append_text(self, timestamp: int, mask: int, values: tuple[Any, ...]) -> None:
         fixed = list(values)
@@ -179,6 +185,8 @@ class Timeline:
 
     def rows(self, after: float, to: float) -> list[Row]:
         """The rows with ``after`` < instant <= ``to`` in the order of time, those of one instant merged into one."""
+        if self._by_instant is not None:
+            return [self._by_instant[instant] for instant in sorted(self._by_instant) if after < instant <= to]
         found = [row for row in self._unpacked(after, to) if after < row[0] <= to]
         found.sort(key=_instant)
         ordered: list[Row] = []
@@ -192,18 +200,34 @@ class Timeline:
         return ordered
 
     def at(self, instant: int) -> Row | None:
-        """All that is kept of one instant."""
+        """All that is kept of one instant.
+
+        Rows that come a little late lie in few chunks, and unpacking those is cheap. Where much comes late (a backlog
+        in no order), all is unpacked once, and kept so until :meth:`close`.
+        """
+        if self._by_instant is None and self._read > 4 * self.size:
+            self._by_instant = {row[0]: row for row in self.rows(-inf, inf)}
+        if self._by_instant is not None:
+            return self._by_instant.get(instant)
         rows = self.rows(instant - 1, instant)
         return rows[0] if rows else None
+
+    def close(self) -> None:
+        """End of a batch: what was unpacked for it need not be kept."""
+        self._by_instant = None
+        self._read = 0
 
     def _unpacked(self, after: float, to: float) -> Iterator[Row]:
         for chunk in self.sealed.values():
             if chunk.newest > after and chunk.oldest <= to:
+                self._read += len(chunk.packed)
                 yield from _unpack(zlib.decompress(chunk.packed))
         for chunk in self.small:
             if chunk.newest > after and chunk.oldest <= to:
+                self._read += len(chunk.packed)
                 yield from _unpack(chunk.packed)
         if self.tail and self.tail_newest > after and self.tail_oldest <= to:
+            self._read += len(self.tail)
             yield from _unpack(bytes(self.tail))
 
     def restore_tail(self, tail: bytes) -> None:

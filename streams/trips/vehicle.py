@@ -130,6 +130,7 @@ class Vehicle:
         "_arrival",
         "_base",
         "_base_changed",
+        "_behind",
         "_due",
         "_folded",
         "_horizon",
@@ -179,6 +180,7 @@ class Vehicle:
         self._trigger_gap = False
         self._due: float = inf
         self._last: dict[int, tuple[int, Any]] | None = None
+        self._behind: tuple[float, dict[int, tuple[int, Any]]] | None = None
         self._touched: tuple[float, float] | None = None
         self._stale = False
         self._offset = -1
@@ -257,6 +259,8 @@ class Vehicle:
                 self._trigger_gap |= timestamp - newest > rules.silence_timeout_ms
             self._newest = timestamp
         self._timeline.append(row)
+        if self._behind is not None and timestamp <= self._behind[0]:
+            self._behind = None
         if self._last is not None:
             for name, value in row_items(row).items():
                 known = self._last.get(name)
@@ -334,10 +338,12 @@ class Vehicle:
 
     def _last_behind(self, horizon: float, name: int) -> tuple[int, Any] | None:
         """The last sample of a property as of the horizon."""
-        machine = Machine.unpack(self._base, self._rules)
-        known = dict(machine.known)
-        self._learn(known, self._timeline.rows(_instant_of(machine), horizon))
-        return known.get(name)
+        if self._behind is None or self._behind[0] != horizon:
+            machine = Machine.unpack(self._base, self._rules)
+            known = dict(machine.known)
+            self._learn(known, self._timeline.rows(_instant_of(machine), horizon))
+            self._behind = (horizon, known)
+        return self._behind[1].get(name)
 
     @staticmethod
     def _learn(known: dict[int, tuple[int, Any]], rows: list[Row]) -> None:
@@ -352,6 +358,7 @@ class Vehicle:
         machine.absorb(name, row[0], value, make_row(row[0], {name: value}))
         self._base = machine.pack()
         self._base_changed = True
+        self._behind = None
         self._marks = []
         self._touch(-inf)
         if self._last is not None:
@@ -656,6 +663,7 @@ class Vehicle:
             chunk = timeline.sealed[number] if sealed else timeline.small[number]
             _put(changes, chunk_key(key, number, sealed=sealed), chunk.dump())
         timeline.changed.clear()
+        timeline.close()
         self._base_changed = self._words_changed = False
         self.stored = StoredVehicle(head, self._base, words, (), ())
         return changes

@@ -1,0 +1,169 @@
+"""Stored state: it proves that it is whole, says its format, and stays within its budgets."""
+
+import json
+
+import pytest
+from unit.trips.records import record
+
+from streams.errors import StateError
+from streams.processor import Processor
+from streams.telemetry.reader import Reader
+from streams.trips.rules import Rules
+from streams.trips.state import FORMAT_VERSION, BrokenStateError, open_value, seal_value
+
+T0 = 1_772_352_000_000
+
+
+def processor(**rules):
+    return Processor(Rules(**rules), Reader(max_clock_skew_ms=None))
+
+
+def message(second, **properties):
+    return json.dumps({"vehicle_id": "JQ7RP", "timestamp": T0 + second * 1000, **properties}).encode()
+
+
+def typical(second, ignition="ON"):
+    return message(
+        second,
+        ignition=ignition,
+        position={"lat": 50.123 + second * 1e-5, "lon": 7.321},
+        speed_in_kmh=30 + second % 20,
+        heading_in_degrees=second % 360,
+        mileage_in_kilometers=10_000 + second / 100,
+        state_of_charge_or_fuel_level_in_percent=71.5,
+    )
+
+
+def test_what_is_sealed_opens():
+    assert open_value(b"hV1", seal_value(b"hV1", b"content")) == b"content"
+
+
+@pytest.mark.parametrize("place", range(12))
+def test_any_changed_bit_is_noticed(place):
+    value = bytearray(seal_value(b"hV1", b"content"))
+    value[place] ^= 1
+    with pytest.raises(BrokenStateError, match=r"damaged|format version"):
+        open_value(b"hV1", bytes(value))
+
+
+def test_a_value_under_another_key_is_noticed():
+    with pytest.raises(BrokenStateError, match="b'hV2' is damaged"):
+        open_value(b"hV2", seal_value(b"hV1", b"content"))
+
+
+def test_a_value_cut_short_is_noticed():
+    with pytest.raises(BrokenStateError, match="cut short: 3 bytes"):
+        open_value(b"hV1", seal_value(b"hV1", b"content")[:3])
+
+
+def test_a_newer_format_is_refused_and_says_what_to_do():
+    newer = bytes([FORMAT_VERSION + 1]) + seal_value(b"hV1", b"content")[1:]
+    with pytest.raises(StateError, match="start the newer version"):
+        processor().restore([(b"hV1", newer)])
+
+
+def test_a_vehicle_without_its_head_is_refused():
+    restored = processor()
+    restored.restore([(b"wV1", seal_value(b"wV1", b""))])
+    with pytest.raises(StateError, match="'V1' has no head"):
+        restored.restored()
+
+
+def test_a_state_of_format_1_is_read():
+    """Bytes as the first version wrote them: a trip that is on since 08:00:00, with a position and an odometer."""
+    restored = processor()
+    restored.restore([(bytes.fromhex(key), bytes.fromhex(value)) for key, value in FORMAT_1.items()])
+    restored.restored()
+    assert restored.vehicles == restored.open_trips == 1
+    restored.process([record(3, message(600, ignition="OFF", mileage_in_kilometers=10_005), T0 + 600_000)])
+    ended, ready = (json.loads(announcement.payload) for announcement in restored.take().announcements)
+    assert ended["metadata"]["type"] == "TripEnded"
+    assert ready["data"]["trip"]["start"] == {
+        "timestamp": "2026-03-01T08:00:00Z",
+        "position": {"timestamp": "2026-03-01T08:00:00Z", "value": {"lat": 50.123, "lon": 7.321}},
+    }
+    assert ready["data"]["trip"]["metrics"]["distance_in_km"] == 5.0
+
+
+def stream(partition, count, *, every=5, checkpoint=1):
+    """Feeds messages of one vehicle, and returns the bytes in, the bytes written, and the changelog as compacted."""
+    read = written = 0
+    changelog: dict[bytes, bytes] = {}
+    heads = []
+    for number in range(count):
+        value = typical(number * every)
+        read += len(value)
+        partition.process([record(number, value, T0 + number * every * 1000)])
+        if number % checkpoint == checkpoint - 1:
+            changes = partition.take().changes
+            written += sum(len(key) + len(value) for key, value in changes.items())
+            changelog |= changes
+            heads.append(len(changes[b"hJQ7RP"]))
+    return read, written, changelog, heads
+
+
+def test_with_a_message_every_five_seconds_the_changelog_is_at_most_twice_the_input():
+    read, written, _, heads = stream(processor(), 2_000)
+    assert written <= 2 * read
+    assert max(heads) <= 250
+
+
+def test_a_sample_of_a_trip_that_is_on_takes_at_most_40_bytes():
+    partition = processor()
+    _, _, changelog, _ = stream(partition, 2_000)
+    assert sum(len(key) + len(value) for key, value in changelog.items()) - 600 <= 40 * 6 * 2_000
+    assert partition.state_bytes - 600 <= 40 * 6 * 2_000
+
+
+def test_a_sample_of_a_finished_trip_takes_at_most_12_bytes():
+    partition = processor()
+    _, _, changelog, _ = stream(partition, 2_000)
+    partition.process([record(2_000, typical(10_000, "OFF"), T0 + 10_000_000)])
+    changelog |= partition.take().changes
+    assert sum(len(key) + len(value) for key, value in changelog.items()) - 600 <= 12 * 6 * 2_001
+
+
+def test_a_vehicle_with_nothing_but_its_last_values_takes_at_most_600_bytes():
+    partition = processor(correction_horizon_ms=60_000)
+    partition.process([record(0, typical(0, "OFF"), T0)])
+    changelog = partition.take().changes
+    assert sum(len(key) + len(value) for key, value in changelog.items()) <= 600
+
+
+def test_a_trip_that_never_ends_takes_no_more_and_no_more():
+    partition = processor(correction_horizon_ms=600_000)
+    sizes = []
+    for number in range(3_000):
+        partition.process([record(number, typical(number * 5), T0 + number * 5_000)])
+        partition.take()
+        sizes.append(partition.state_bytes)
+    assert max(sizes[2_000:]) <= max(sizes[1_000:2_000])
+
+
+def test_a_backlog_of_days_in_one_checkpoint_is_folded_like_any_other():
+    partition = processor(correction_horizon_ms=600_000)
+    sizes = []
+    for batch in range(20):
+        partition.process(
+            [record(number, typical(number * 5), T0) for number in range(batch * 2_000, batch * 2_000 + 2_000)]
+        )
+        partition.take()
+        sizes.append(partition.state_bytes)
+    assert max(sizes[10:]) <= 1.1 * max(sizes[:10])
+
+
+FORMAT_1: dict[str, str] = {
+    "684a51375250": (
+        "01e034809361d2a4a89c01000001e600dc001302cf0000019ca86de3e0c0000091ce0036ee80cf0000019ca86de3e0cf0000"
+        "019ca8695000c3c2c0cf0000019ca342f400c0c001ce30161ab4c2cf0000019ca8695000c49e9802cf0000019ca8695000cd"
+        "20299800010093ce1de029b0ce045d1890c000ce05f5e1000092a432413234a9434c4f5544424f5858c0c0dc0012cf000001"
+        "9ca869500000c092a432413234a9434c4f5544424f585894cf0000019ca8695000ce1de029b0ce045d1890c0ce05f5e10093"
+        "c0c0c0cf0000019ca8695000ce05f5e100c000c00001000093cf0000019ca8695000ce1de029b0ce045d189090c0"
+    ),
+    "774a51375250": "01c0f68e6395cf0000019ca869500000c0c0c400",
+    "73004a51375250": (
+        "010d4417bea06568a89c010000e0e36da89c0100000100a06568a89c010000002920005069a89c01000001b029e01d90185d"
+        "0400e1f505000000000400324132340900434c4f5544424f58584000e0e36da89c0100008813"
+    ),
+    "6b": "011269d06fcf0000019ca86de3e0",
+}

@@ -153,7 +153,7 @@ async def _run(settings: Settings, new_processor: NewProcessor | None) -> int:
     _log.info(
         "starting", application_id=settings.application_id, telemetry=topics.telemetry, **_shown(settings.client())
     )
-    cluster = await _unless(stop, look_at_cluster(settings.client(), topics))
+    cluster = await _unless(stop, look_at_cluster(settings))
     if cluster is None:
         return 0
     app = build_app(settings, cluster, new_processor)

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, for_code
 
 from streams.errors import ClusterError
+from streams.topics import Found, connect, describe, wanted_topics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-
-    from streams.settings import Topics
+    from streams.settings import Settings, Topics
 
 __all__ = ["Cluster", "check_partition_counts", "look_at_cluster"]
 
@@ -27,8 +22,7 @@ _log = structlog.get_logger(__name__)
 # A cluster that starts together with its workers is up within this; after it, somebody should look (seconds).
 _PATIENCE: Final = 30.0
 _BETWEEN_TRIES: Final = 1.0
-_REQUEST_TIMEOUT_MS: Final = 5000
-# What a topic has unless somebody says otherwise: Kafka's own default of max.message.bytes.
+# Kafka's own max.message.bytes, for a topic that we may not ask for it; we create ours with more.
 _DEFAULT_MAX_BYTES: Final = 1_048_588
 
 
@@ -47,37 +41,31 @@ class Cluster:
     late_bytes: int
 
 
-async def look_at_cluster(client: Mapping[str, Any], topics: Topics, patience: float = _PATIENCE) -> Cluster:
+async def look_at_cluster(settings: Settings, patience: float = _PATIENCE) -> Cluster:
     """Wait until the cluster answers, and check that everything is there.
 
     Args:
-        client: where it is (``Settings.client()``).
-        topics: what must be there.
+        settings: where it is, and what the topics are called.
         patience: for how long to try, in seconds.
 
     Raises:
         ClusterError: it does not answer, a topic is missing, or partition counts differ. One line.
     """
-    async with _connected(client, patience) as admin:
-        # All topics, because asking for one by its name makes a broker create it where that is allowed.
-        found = {
-            topic["topic"]: len(topic["partitions"])
-            for topic in await admin.describe_topics()
-            if not topic["error_code"]
-        }
-        needed = (topics.telemetry, topics.events, topics.trips, topics.dead_letters, topics.late, topics.changelog)
-        missing = [name for name in needed if name not in found]
-        if missing:
-            raise ClusterError(
-                f"{'Topics are' if len(missing) > 1 else 'A topic is'} missing on {_servers(client)}: "
-                f"{', '.join(missing)}. Create with `trips topics create` (or let us see: Describe is needed)."
-            )
-        check_partition_counts(topics, found[topics.telemetry], found[topics.changelog])
-        return Cluster(
-            partitions=found[topics.telemetry],
-            dead_letter_bytes=await _max_message_bytes(admin, topics.dead_letters),
-            late_bytes=await _max_message_bytes(admin, topics.late),
+    topics, names = settings.topics, [topic.name for topic in wanted_topics(settings)]
+    found = await _find(settings, names, patience)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ClusterError(
+            f"{'Topics are' if len(missing) > 1 else 'A topic is'} missing on {settings.bootstrap_servers}: "
+            f"{', '.join(missing)}. `trips topics create` creates what is missing. (Topics that we may not Describe "
+            "look missing, too.)"
         )
+    check_partition_counts(topics, found[topics.telemetry].partitions, found[topics.changelog].partitions)
+    return Cluster(
+        partitions=found[topics.telemetry].partitions,
+        dead_letter_bytes=_max_bytes(found[topics.dead_letters]),
+        late_bytes=_max_bytes(found[topics.late]),
+    )
 
 
 def check_partition_counts(topics: Topics, telemetry: int, changelog: int) -> None:
@@ -95,48 +83,20 @@ def check_partition_counts(topics: Topics, telemetry: int, changelog: int) -> No
         )
 
 
-@asynccontextmanager
-async def _connected(client: Mapping[str, Any], patience: float) -> AsyncIterator[AIOKafkaAdminClient]:
+async def _find(settings: Settings, names: list[str], patience: float) -> dict[str, Found]:
     until, told = time.monotonic() + patience, False
     while True:
-        admin = AIOKafkaAdminClient(**client, request_timeout_ms=_REQUEST_TIMEOUT_MS)
         try:
-            await admin.start()
-            break
-        except (KafkaError, OSError, TimeoutError) as error:
-            await admin.close()
+            async with connect(settings) as admin:
+                return await describe(admin, names)
+        except ClusterError as error:
             if time.monotonic() >= until:
-                raise ClusterError(
-                    f"No Kafka broker answers at {_servers(client)} (tried for {patience:.0f} s). "
-                    "Check TRIPS_BOOTSTRAP_SERVERS and the security settings, or start a local one with `trips broker`."
-                ) from error
-            if not told:
-                _log.info("waiting for Kafka", bootstrap_servers=_servers(client), at_most_seconds=patience)
-                told = True
-            await asyncio.sleep(_BETWEEN_TRIES)
-    try:
-        yield admin
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise ClusterError(f"The Kafka cluster at {_servers(client)} refuses to be looked at: {error!r}.") from error
-    finally:
-        await admin.close()
+                raise ClusterError(f"{error} (Tried for {patience:.0f} s.)") from error
+        if not told:
+            _log.info("waiting for Kafka", bootstrap_servers=settings.bootstrap_servers, at_most_seconds=patience)
+            told = True
+        await asyncio.sleep(_BETWEEN_TRIES)
 
 
-async def _max_message_bytes(admin: AIOKafkaAdminClient, topic: str) -> int:
-    """Without the right to describe configurations: Kafka's default, which is less than what we create topics with."""
-    answers = await admin.describe_configs(
-        [ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": None})]
-    )
-    for answer in answers:
-        for code, _, _, _, entries in answer.resources:
-            if code:
-                _log.warning("cannot read max.message.bytes", topic=topic, error=for_code(code).__name__)
-                continue
-            for name, value, *_ in entries:
-                if name == "max.message.bytes":
-                    return int(value)
-    return _DEFAULT_MAX_BYTES
-
-
-def _servers(client: Mapping[str, Any]) -> str:
-    return ",".join(client["bootstrap_servers"])
+def _max_bytes(topic: Found) -> int:
+    return int(topic.config.get("max.message.bytes", _DEFAULT_MAX_BYTES))

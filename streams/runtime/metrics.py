@@ -42,7 +42,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a series beside each other one, of no use to anybody
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a series beside each other one, of no use
         self.registry = registry = CollectorRegistry()
         self._totals = {field: Total(name, about, registry=registry) for field, (name, about) in _TOTALS.items()}
         self._announcements = Total("trips_announcements", "Announcements.", ["event"], registry=registry)

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from streams.delivery.messages import HEADER_REASONS
 from streams.errors import TripsError
 from streams.local.broker import find_kafka, free_ports
 from streams.local.files import RECORDED_DRIVES, read_lines
@@ -50,7 +49,9 @@ _REPLAY_S: Final = 15.0
 _MAX_GAP_S: Final = 10.0
 _READY_WITHIN_S: Final = 60.0
 _CAUGHT_UP_WITHIN_S: Final = 60.0
-_WORKER_GRACE_S: Final = 15.0
+_WORKER_GRACE_S: Final = 10.0
+# Kafka Connect's name for what is wrong with a dead letter.
+_MESSAGE_HEADER: Final = "__connect.errors.exception.message"
 _LOOK_EVERY_S: Final = 0.1
 
 
@@ -228,18 +229,18 @@ class _Demo:
     async def _count_dead_letters(self) -> None:
         async with open_topic(self._settings, self._settings.topics.dead_letters, from_beginning=True) as letters:
             async for letter in read_to_end(letters):
-                reasons = dict(letter.headers).get(HEADER_REASONS, b"").decode()
-                self._story.rejected.update(reasons.split(","))
+                self._story.dead_letters += 1
+                if not self._story.complaint:
+                    self._story.complaint = dict(letter.headers)[_MESSAGE_HEADER].decode().partition(";")[0]
 
     def _closing(self, took: float) -> list[str]:
         story, settings = self._story, self._settings
         counts = ", ".join(f"{count} {event}" for event, count in story.counts.items())
         lines = [f"{story.sent} messages in {took:.1f} s: {counts}."]
-        if story.rejected:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in story.rejected.most_common())
+        if story.dead_letters:
             lines.append(
-                f"Of some messages not everything could be used ({reasons}): they are in "
-                f"{settings.topics.dead_letters} with the reasons; what was good in them counts."
+                f"{story.dead_letters} messages held a value that cannot be used, such as: {story.complaint}. "
+                f"The rest of them counts, and they are in {settings.topics.dead_letters} with the reason."
             )
         if self._keep_running:
             here = f"TRIPS_BOOTSTRAP_SERVERS={settings.bootstrap_servers}"

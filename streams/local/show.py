@@ -16,7 +16,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from streams.local.words import clock_time, day_and_time, distance, duration, in_words, reasons, speed, time_of_day
+from streams.local.words import (
+    clock_time,
+    day_and_time,
+    distance,
+    duration,
+    in_words,
+    parse_time,
+    reasons,
+    speed,
+    time_of_day,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +46,9 @@ _WORDS: Final = {
 }
 _REFRESHES_A_SECOND: Final = 8
 _LEAST_WIDTH: Final = 130
+# Narrower terminals see no years, top speeds and positions (columns).
+_WIDE: Final = 120
+_WORTH_TELLING_S: Final = 0.1
 
 
 @dataclass(slots=True)
@@ -48,7 +61,8 @@ class Story:
         counts: announcements by event.
         sent: messages so far, and in all.
         time_ms: the recorded time that the replay has come to.
-        rejected: dead letters by reason.
+        dead_letters: how many there are.
+        complaint: what was wrong with the first of them.
         is_told: whether the summary was shown.
     """
 
@@ -58,7 +72,8 @@ class Story:
     sent: int = 0
     total: int = 0
     time_ms: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
+    dead_letters: int = 0
+    complaint: str = ""
     is_told: bool = False
 
     def announced(self, announcement: dict[str, Any]) -> None:
@@ -144,7 +159,7 @@ class PlainView:
     def finished(self, closing: list[str]) -> None:
         """See :class:`View`."""
         self._line("")
-        self._console.print(summary_table(self._story))
+        self._console.print(trip_table(self._story, "Summary", self._console.width))
         for line in closing:
             self._line(line)
 
@@ -208,15 +223,17 @@ class LiveView:
         self._tick_off()
         self._is_finished = True
         self._live.stop()
-        self._console.print(summary_table(self._story))
+        self._console.print(trip_table(self._story, "Summary", self._console.width))
         for line in closing:
-            self._console.print(Text(line), soft_wrap=True)
+            # Commands stay whole, to be copied; sentences break between words.
+            self._console.print(Text(line), soft_wrap=line.startswith(" "))
 
     def _tick_off(self) -> None:
         """The last step is done: leave it above the live part."""
         if self._steps and not self._is_finished:
             text, since = self._steps.pop()
-            line = Text.assemble(("✓ ", "green"), text, (f"  {time.monotonic() - since:.1f} s", "dim"))
+            took = time.monotonic() - since
+            line = Text.assemble(("✓ ", "green"), text, (f"  {took:.1f} s" if took >= _WORTH_TELLING_S else "", "dim"))
             self._live.console.print(line)
 
     def _picture(self) -> Group:
@@ -233,15 +250,16 @@ class LiveView:
                 f"{story.sent} of {story.total} messages",
                 Text(time_of_day(story.time_ms), style="dim"),
             )
-            parts += [bar, _vehicle_table(story), trip_table(story, title="Trips")]
+            width = self._console.width
+            parts += [bar, _vehicle_table(story, wide=width >= _WIDE), trip_table(story, "Trips", width)]
         return Group(*parts)
 
 
-def _vehicle_table(story: Story) -> Table:
+def _vehicle_table(story: Story, *, wide: bool) -> Table:
     table = Table(title="Vehicles", title_justify="left", box=box.ROUNDED, border_style="dim")
     table.add_column("vehicle", style="bold")
     table.add_column("", width=9)
-    for name in ("last heard", "speed", "odometer", "position", "messages"):
+    for name in ("last heard", "speed", "odometer", "messages", *(("position",) if wide else ())):
         table.add_column(name, justify="right")
     driving = {
         trip["data"]["trip"]["vehicle_id"] for trip in story.trips.values() if trip["metadata"]["type"] == "TripStarted"
@@ -254,46 +272,47 @@ def _vehicle_table(story: Story) -> Table:
             clock_time(vehicle["timestamp"]),
             f"{vehicle.get('speed_in_kmh', 0):.0f} km/h" if name in driving else "",
             f"{vehicle.get('mileage_in_kilometers', 0):.1f} km",
-            f"{position['lat']:.5f}, {position['lon']:.5f}" if position else "",
             str(vehicle["messages"]),
+            *((f"{position['lat']:.5f}, {position['lon']:.5f}" if position else "",) if wide else ()),
         )
     return table
 
 
-def trip_table(story: Story, title: str) -> Table:
-    """The last word about each trip."""
-    table = Table(title=title, title_justify="left", box=box.ROUNDED, border_style="dim")
-    table.add_column("trip", style="bold")
-    table.add_column("vehicle")
-    for name in ("start (UTC)", "end", "duration", "distance", "top speed"):
+def trip_table(story: Story, title: str, width: int) -> Table:
+    """The last word about each trip, for a terminal of so many columns."""
+    wide = width >= _WIDE
+    frame = box.ROUNDED if wide else box.SIMPLE_HEAD
+    table = Table(title=title, title_justify="left", box=frame, border_style="dim", padding=(0, 1 if wide else 0))
+    table.add_column("trip", style="bold", no_wrap=True)
+    table.add_column("vehicle", overflow="fold")
+    for name in ("start (UTC)", "end", "duration", "distance", *(("top speed",) if wide else ())):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("outcome", no_wrap=True)
     table.add_column("flags", overflow="fold")
     for announcement in story.trips.values():
-        table.add_row(*_cells(announcement))
+        table.add_row(*_cells(announcement, story.time_ms, wide=wide))
     return table
 
 
-def summary_table(story: Story) -> Table:
-    """All trips, as they ended."""
-    return trip_table(story, title="Summary")
-
-
-def _cells(announcement: Mapping[str, Any]) -> list[str | Text]:
+def _cells(announcement: Mapping[str, Any], now_ms: int, *, wide: bool) -> list[str | Text]:
     kind, data = announcement["metadata"]["type"], announcement["data"]
     trip = data["trip"]
     metrics = trip.get("metrics") or {}
     word, colour = _WORDS.get(kind, ("ready", "green"))
     start, end = trip.get("start", {}).get("timestamp"), trip.get("end", {}).get("timestamp")
+    took: str | Text = duration(metrics.get("duration_in_ms"))
+    if kind == "TripStarted" and start is not None:
+        took = Text(duration(max(0, now_ms - int(parse_time(start).timestamp() * 1000))), style="dim")
     same_day = start is not None and end is not None and start[:10] == end[:10]
     return [
         trip["key"],
         trip["vehicle_id"],
-        day_and_time(start),
-        clock_time(end) if same_day else day_and_time(end),
-        duration(metrics.get("duration_in_ms")),
+        # Without the year, where there is little room.
+        day_and_time(start)[0 if wide else 5 :],
+        clock_time(end) if same_day else day_and_time(end)[0 if wide else 5 :],
+        took,
         distance(metrics),
-        speed(metrics),
+        *((speed(metrics),) if wide else ()),
         Text(word, style=colour),
         reasons(data),
     ]

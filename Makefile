@@ -22,7 +22,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: | $(UV)  ## a local Kafka, a worker, and the trips of the recorded drives
-	$(UV) run trips demo $(ARGS)
+	@$(UV) run trips demo $(ARGS)
 
 test: | $(UV)  ## the whole test suite, on a real Kafka
 	$(UV) run pytest $(ARGS)
@@ -60,5 +60,5 @@ clean:  ## away with everything that these commands made here
 	    echo "ignition-trips needs Python 3.11, 3.12 or 3.13, and there is none on the PATH: install one and try again" >&2; \
 	    exit 1; \
 	fi; \
-	echo "uv is not installed: putting uv $(UV_VERSION) into .uv/ (once)"; \
+	echo "uv is not installed: putting uv $(UV_VERSION) into .uv/ (once)" >&2; \
 	$$python -m venv --clear .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

@@ -81,7 +81,7 @@ class _Interval:
 
 def derive(samples: Iterable[Sample], rules: Rules, quiet_ms: float = 0, *, vehicle_id: str = "V1") -> list[OracleTrip]:
     """All trips of one vehicle, in time order."""
-    timeline = resolve(samples)
+    timeline = _by_property(resolve(samples))
     trips: list[OracleTrip] = []
     previous_end = previous_kept_end = None
     for interval in _intervals(timeline, rules, quiet_ms):
@@ -117,12 +117,22 @@ def resolve(samples: Iterable[Sample]) -> list[Sample]:
     return sorted((t, prop, value) for (t, prop), value in chosen.items())
 
 
+# A timeline by property: its samples as (timestamp, value), in time order; all its instants stand under None.
+_Timeline = dict[Property | None, list[tuple[int, Any]]]
+
+
+def _by_property(timeline: list[Sample]) -> _Timeline:
+    found: _Timeline = {prop: [(t, value) for t, p, value in timeline if p == prop] for prop in Property}
+    found[None] = [(t, None) for t in sorted({t for t, _, _ in timeline})]
+    return found
+
+
 # --------------------------------------------------------------------------------------------- when trips begin and end
 
 
-def _intervals(timeline: list[Sample], rules: Rules, quiet_ms: float) -> list[_Interval]:
-    instants = sorted({t for t, _, _ in timeline})
-    edges = [(t, value) for t, prop, value in timeline if prop == rules.trigger]
+def _intervals(timeline: _Timeline, rules: Rules, quiet_ms: float) -> list[_Interval]:
+    instants = [t for t, _ in timeline[None]]
+    edges = timeline[rules.trigger]
     trips: list[_Interval] = []
     state = "unknown"
     before = 0  # the trigger sample before this one
@@ -192,7 +202,7 @@ def _end_stands(trip: _Interval, instants: list[int], rules: Rules, quiet_ms: fl
 
 def _tell(
     interval: _Interval,
-    timeline: list[Sample],
+    timeline: _Timeline,
     *,
     rules: Rules,
     quiet_ms: float,
@@ -231,7 +241,7 @@ def _tell(
         id=identity["id"],
         start=start,
         end=end,
-        passed=timeline[-1][0] >= end + rules.ready_delay_ms or quiet_ms > rules.ready_delay_ms,
+        passed=timeline[None][-1][0] >= end + rules.ready_delay_ms or quiet_ms > rules.ready_delay_ms,
         reason=reason,
         started=started,
         ended=common | {"data_completion_status": "PENDING"},
@@ -240,7 +250,7 @@ def _tell(
 
 
 def _metrics(
-    interval: _Interval, timeline: list[Sample], previous_end: int | None
+    interval: _Interval, timeline: _Timeline, previous_end: int | None
 ) -> tuple[dict[str, Any], set[str], int | None]:
     """The metrics, the flags that they raise, and the exact distance in millimetres."""
     start, end = interval.start, interval.end
@@ -249,7 +259,7 @@ def _metrics(
     flags = set()
     metrics: dict[str, Any] = {"duration_in_ms": duration}
 
-    fixes = [(t, value) for t, prop, value in timeline if prop == Property.POSITION and start <= t <= end]
+    fixes = _inside(timeline, Property.POSITION, start, end)
     gps_mm, jumped = _path(fixes)
     metrics["position_count"] = len(fixes)
     if jumped:
@@ -285,7 +295,7 @@ def _metrics(
         if at_end is not None:
             metrics[name] = "OPEN" if at_end[1] else "CLOSED"
 
-    speeds = [(t, value) for t, prop, value in timeline if prop == Property.SPEED and start <= t <= end]
+    speeds = _inside(timeline, Property.SPEED, start, end)
     if speeds:
         metrics["max_speed_in_kmh"] = max(value for _, value in speeds) / 100
         metrics["idle_time_in_ms"] = sum(
@@ -293,18 +303,21 @@ def _metrics(
             for (earlier, one), (later, other) in itertools.pairwise(speeds)
             if one < 300 and other < 300 and later - earlier <= 60_000
         )
-    instants = sorted({start, end} | {t for t, _, _ in timeline if start <= t <= end})
+    instants = sorted({start, end} | {t for t, _ in _inside(timeline, None, start, end)})
     metrics["longest_gap_in_ms"] = max((later - earlier for earlier, later in itertools.pairwise(instants)), default=0)
     return metrics, flags, distance_mm
 
 
-def _odometer_mm(interval: _Interval, timeline: list[Sample], previous_end: int | None) -> int | None:
+def _odometer_mm(interval: _Interval, timeline: _Timeline, previous_end: int | None) -> int | None:
     assert interval.end is not None
-    readings = [(t, value) for t, prop, value in timeline if prop == Property.MILEAGE]
-    inside = [value for t, value in readings if interval.start <= t <= interval.end]
+    inside = [value for _, value in _inside(timeline, Property.MILEAGE, interval.start, interval.end)]
     if not inside:
         return None
-    before = [value for t, value in readings if t <= interval.start and (previous_end is None or t >= previous_end)]
+    before = [
+        value
+        for t, value in timeline[Property.MILEAGE]
+        if t <= interval.start and (previous_end is None or t >= previous_end)
+    ]
     at_start = before[-1] if before and "START_UNOBSERVED" not in interval.flags else inside[0]
     return (inside[-1] - at_start) * 100
 
@@ -340,14 +353,18 @@ def _leg_mm(one: tuple[int, int, int | None], other: tuple[int, int, int | None]
     return math.floor(2 * EARTH_RADIUS_MM * math.asin(math.sqrt(min(1.0, a))) + 0.5)
 
 
-def _last(timeline: list[Sample], prop: Property, at: int) -> tuple[int, Any] | None:
+def _inside(timeline: _Timeline, prop: Property | None, start: int, end: int) -> list[tuple[int, Any]]:
+    return [(t, value) for t, value in timeline[prop] if start <= t <= end]
+
+
+def _last(timeline: _Timeline, prop: Property, at: int) -> tuple[int, Any] | None:
     """The last sample at or before an instant."""
-    return max(((t, value) for t, p, value in timeline if p == prop and t <= at), default=None)
+    return next(((t, value) for t, value in reversed(timeline[prop]) if t <= at), None)
 
 
-def _first(timeline: list[Sample], prop: Property, start: int, end: int) -> tuple[int, Any] | None:
+def _first(timeline: _Timeline, prop: Property, start: int, end: int) -> tuple[int, Any] | None:
     """The first sample inside [start, end]."""
-    return min(((t, value) for t, p, value in timeline if p == prop and start <= t <= end), default=None)
+    return next(iter(_inside(timeline, prop, start, end)), None)
 
 
 # ---------------------------------------------------------------------------------------------- how it is written
@@ -364,7 +381,7 @@ def _boundary(at: int, fix: tuple[int, Any] | None) -> dict[str, Any]:
     return boundary
 
 
-def _unit(timeline: list[Sample], at: int) -> dict[str, Any]:
+def _unit(timeline: _Timeline, at: int) -> dict[str, Any]:
     unit = _last(timeline, Property.UNIT, at)
     return {} if unit is None else {"telematics_unit": {"id": unit[1][0], "brand": unit[1][1]}}
 

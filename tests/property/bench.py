@@ -125,7 +125,9 @@ class Expected:
         self.timelines: dict[str, Timeline] = {}
         self.late: list[int] = []
         self.arrived: dict[str, int] = {}
-        self.history: list[tuple[KafkaRecord, Message, frozenset[Any]]] = []
+        self.applied: dict[str, int] = {}
+        self.history: list[tuple[KafkaRecord, Message, int]] = []
+        """The applied records, and how many samples of their vehicle there were after each."""
 
     def offer(self, message: Message, record: KafkaRecord) -> None:
         timeline = self.timelines.setdefault(message.vehicle_id, Timeline(self.rules))
@@ -134,7 +136,8 @@ class Expected:
             self.late.append(record.offset)
         if applied:
             self.arrived[message.vehicle_id] = record.timestamp
-            self.history.append((record, message, frozenset(timeline.samples)))
+            self.applied[message.vehicle_id] = record.offset
+            self.history.append((record, message, len(timeline.samples)))
 
     def trips(self, quiet_ms: float = 0, clock: int | None = None) -> dict[str, list[OracleTrip]]:
         """All trips by vehicle, with this quiet, or the one that a clock means."""
@@ -177,22 +180,41 @@ def check_announcements(said: Iterable[Announcement], expected: Expected) -> Non
     waits = {rules.merge_gap_ms, rules.ready_delay_ms, rules.silence_timeout_ms}
     quiets = [0, *sorted(wait + 1 for wait in waits), math.inf]
     by_revision = {
-        (message.vehicle_id, rules.revision_base + record.offset): (record, samples)
-        for record, message, samples in expected.history
+        (message.vehicle_id, rules.revision_base + record.offset): (record, count)
+        for record, message, count in expected.history
     }
     told: dict[tuple[str, int], list[list[OracleTrip]]] = {}
     for announcement in said:
         at = (announcement.vehicle_id, announcement.revision)
         assert at in by_revision, f"no record of revision {announcement.revision} was applied"
-        record, samples = by_revision[at]
+        record, count = by_revision[at]
         assert announcement.time_ms == record.timestamp
         if at not in told:
+            samples = expected.timelines[at[0]].samples[:count]
             told[at] = [derive(samples, rules, quiet, vehicle_id=at[0]) for quiet in quiets]
         payload = json.loads(announcement.payload)
+        flow_ids = _flow_ids(announcement, payload, expected)
+        assert not flow_ids or payload["metadata"]["flow_id"] in flow_ids
         assert payload["metadata"]["occurred_at"] == timestamp(record.timestamp)
         allowed = [_exact(data) for trips in told[at] for data in _data(announcement, trips)]
         payload["data"]["trip"] = _content(payload["data"]["trip"])
         assert _exact(payload["data"]) in allowed, f"{announcement.event} of revision {announcement.revision}"
+
+
+def _flow_ids(announcement: Announcement, payload: dict[str, Any], expected: Expected) -> set[str]:
+    """Those that came with the signal that started the trip; none: it has one of its own."""
+    start = _ms(payload["data"]["trip"]["start"]["timestamp"])
+    rules = expected.rules
+    came = [
+        message.flow_id
+        for record, message, _ in expected.history
+        if message.vehicle_id == announcement.vehicle_id
+        and rules.revision_base + record.offset <= announcement.revision
+        and (start, rules.trigger, 1) in message.samples
+    ]
+    if not came or came[0] is None or payload["data"].get("reason") == "SUPERSEDED":
+        return set()
+    return {flow_id for flow_id in came if flow_id is not None}
 
 
 def _data(announcement: Announcement, trips: list[OracleTrip]) -> list[dict[str, Any]]:

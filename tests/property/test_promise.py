@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from bench import Bench, Expected, check_announcements, check_view, to_batches, to_records
@@ -274,6 +275,37 @@ def test_signals_behind_the_horizon_break_no_promise(data):
     assert told(second.view()) == first_view
 
 
+@given(anything(), rules(), st.integers(0, 14))
+def test_new_rules_hold_from_the_next_applied_record_of_a_vehicle_on(stream, later, switch):
+    of, arrivals = stream
+    later = replace(later, revision_base=of.revision_base, ready_event_name=of.ready_event_name)
+    records = to_records(arrivals)
+    bench = Bench(of)
+    expected = Expected(later)
+    for number, arrival in enumerate(arrivals):
+        if number == switch:
+            bench.rules = later
+            bench.start()
+        bench.feed([records[number]])
+        if arrival.restart:
+            bench.start()
+        expected.offer(arrival.message, records[number])
+    bench.close()
+    bench.check_promises()
+    if switch < len(arrivals):
+        again = {vehicle for vehicle in expected.applied if expected.applied[vehicle] >= records[switch].offset}
+        view = {trip_id: seen for trip_id, seen in bench.view().items() if seen.trip["vehicle_id"] in again}
+        trips = {vehicle: told for vehicle, told in expected.trips(math.inf).items() if vehicle in again}
+        check_view(view, trips)
+
+
 def told(view):
-    """The trips that a consumer ends with: not at which revisions, nor which were taken back on the way."""
-    return {trip_id: {**seen.trip, "revision": None} for trip_id, seen in view.items() if seen.status != "superseded"}
+    """The trips that a consumer ends with: not at which revisions, nor which were taken back on the way.
+
+    Of a trip that is on only that it is: what is learnt of its start later is not announced before its end.
+    """
+    return {
+        trip_id: seen.status if seen.status == "on" else {**seen.trip, "revision": None}
+        for trip_id, seen in view.items()
+        if seen.status != "superseded"
+    }

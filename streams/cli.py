@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+    from streams.settings import Settings
     from streams.topics import TopicReport
 
 __all__ = ["main", "trips"]
@@ -135,7 +136,7 @@ def derive(*, file: str, close: bool, strict: bool) -> None:
         raise TripsError("1 line was bad" if bad == 1 else f"{bad} lines were bad")
 
 
-@trips.command()
+@trips.command("replay")
 @click.argument("file", metavar="FILE|-")
 @click.option(
     "--speed",
@@ -155,29 +156,29 @@ def derive(*, file: str, close: bool, strict: bool) -> None:
 )
 @_servers
 @click.pass_obj
-def replay(debug: bool, *, file: str, speed: float, max_gap: float, bootstrap_servers: str | None) -> None:  # noqa: FBT001
+def replay_command(debug: bool, *, file: str, speed: float, max_gap: float, bootstrap_servers: str | None) -> None:  # noqa: FBT001
     """Send telemetry from a file to Kafka, at its own pace.
 
     FILE holds JSON lines, plain or gzip; - is stdin. Their timestamps set the pace. The record's key is
     the vehicle id. Lines go out as they are, bad ones too: the worker sorts those out.
     """
-    from streams.local.files import read_lines
-    from streams.local.replay import pace
     from streams.settings import Settings
 
     _quiet_libraries(debug)
     settings = Settings.load(bootstrap_servers=bootstrap_servers)
-    messages = list(pace(read_lines(file), max_gap))
-    _replay_with_progress(messages, settings, speed)
+    with _sigterm_as_interrupt():
+        count = _replay_with_progress(file, settings, speed=speed, max_gap=max_gap)
+    click.echo(f"{count} messages sent to {settings.topics.telemetry}", err=True)
 
 
-def _replay_with_progress(messages: list[Any], settings: Any, speed: float) -> None:
+def _replay_with_progress(file: str, settings: Settings, *, speed: float, max_gap: float) -> int:
     import asyncio
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from streams.local.replay import replay as send
+    from streams.local.files import read_lines
+    from streams.local.replay import Paced, pace, replay
     from streams.local.words import time_of_day
 
     console = Console(stderr=True)
@@ -189,14 +190,14 @@ def _replay_with_progress(messages: list[Any], settings: Any, speed: float) -> N
         TextColumn("{task.description}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        bar = progress.add_task("", total=len(messages))
+        # Stdin cannot be read twice, and may have no end.
+        total = sum(1 for line in read_lines(file) if line.strip()) if file != "-" and console.is_terminal else None
+        bar = progress.add_task("", total=total)
 
-        def sent(message: Any) -> None:
+        def sent(message: Paced) -> None:
             progress.update(bar, advance=1, description=time_of_day(message.time_ms))
 
-        with _sigterm_as_interrupt():
-            count = asyncio.run(send(messages, settings, speed=speed, sent=sent))
-    click.echo(f"{count} messages sent to {settings.topics.telemetry}", err=True)
+        return asyncio.run(replay(pace(read_lines(file), max_gap), settings, speed=speed, sent=sent))
 
 
 @trips.command()

@@ -15,7 +15,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
 from streams import topics
-from streams.local.broker import find_kafka, free_ports
+from streams.local.broker import answers, find_kafka, free_ports
 from streams.settings import Settings
 
 
@@ -44,6 +44,8 @@ def kafka(request):
             sys.stdout.flush()
 
     with find_kafka(os.environ.get("TRIPS_TEST_BOOTSTRAP_SERVERS"), progress=tell) as some_kafka:
+        if not answers(some_kafka.bootstrap_servers):
+            pytest.fail(f"no Kafka answers at {some_kafka.bootstrap_servers}")
         yield some_kafka.bootstrap_servers
 
 

@@ -35,7 +35,7 @@ from streams.local.guarded import Guarded
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["KAFKA_VERSION", "Kafka", "LocalKafka", "find_kafka", "free_ports"]
+__all__ = ["KAFKA_VERSION", "Kafka", "LocalKafka", "accepts", "answers", "find_kafka", "free_ports"]
 
 KAFKA_VERSION: Final = "4.1.1"
 _SCALA_VERSION: Final = "2.13"
@@ -46,6 +46,8 @@ _PORTS: Final = range(20_000, 32_000)
 _CLUSTER_ID: Final = 0x6967_6E69_7469_6F6E_2D74_7269_7073_0001
 _START_TIMEOUT_S: Final = 60.0
 _GRACE_S: Final = 20.0
+_LOG_LINES: Final = 200
+_TOLD_LINES: Final = 10
 
 _HEAP: Final = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 
@@ -175,10 +177,15 @@ class LocalKafka:
         process, self._process = self._process, None
         if process is not None:
             process.stop()
+        if self._data is None and self._folder is not None:
+            # The guard has done that, unless the start was interrupted before there was one.
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def tail(self) -> str:
-        """The end of its log."""
-        return self._process.tail() if self._process is not None else ""
+        """The end of its log, without the stack traces: what was wrong, not where in Kafka's code."""
+        lines = self._process.tail(_LOG_LINES).splitlines() if self._process is not None else []
+        told = [line for line in lines if not line.startswith(("\t", "WARNING: "))]
+        return "\n".join(dict.fromkeys(told[-_TOLD_LINES:]))
 
     def _start_once(self, kafka: Path) -> None:
         self._port, controller = _choose_ports(self._wanted_port)
@@ -226,7 +233,7 @@ class LocalKafka:
             code = self.wait(0.05)
             if code is not None:
                 raise ClusterError(f"the local Kafka ended while starting (exit code {code}); its log:\n{self.tail()}")
-            if _accepts(self._port) and _answers(self.bootstrap_servers):
+            if accepts(self._port) and answers(self.bootstrap_servers):
                 return
         raise ClusterError(f"the local Kafka did not answer within {_START_TIMEOUT_S:.0f} s; its log:\n{self.tail()}")
 
@@ -241,7 +248,13 @@ def fetch_kafka(progress: Callable[[str], None] = _silent) -> Path:
     kafka = cache / f"kafka-{KAFKA_VERSION}"
     if kafka.is_dir():
         return kafka
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ClusterError(
+            f"Apache Kafka is to be kept in {cache}, which cannot be made: {error.strerror or error}. "
+            "Set XDG_CACHE_HOME to a folder that may be written"
+        ) from None
     # Built aside and renamed when whole: an interrupted fetch leaves nothing that a later start would take for Kafka.
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache) as aside:
         building = Path(aside) / "kafka"
@@ -392,13 +405,14 @@ def _choose_ports(wanted: int | None) -> tuple[int, int]:
     return wanted, next(port for port in free_ports(2) if port != wanted)
 
 
-def _accepts(port: int) -> bool:
+def accepts(port: int) -> bool:
+    """Whether somebody listens on a port of the loopback interface."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _answers(servers: str) -> bool:
+def answers(servers: str) -> bool:
     """Whether the cluster names a broker. In a thread of its own: whoever asks may have an event loop running."""
     found: list[bool] = []
 
@@ -506,7 +520,7 @@ def _start_container(progress: Callable[[str], None]) -> Kafka:
         container = container.with_env(f"KAFKA_{name.replace('.', '_').upper()}", value)
     container.start()
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while not (_accepts(port) and _answers(f"127.0.0.1:{port}")):
+    while not (accepts(port) and answers(f"127.0.0.1:{port}")):
         if time.monotonic() > deadline:
             container.stop()
             raise ClusterError(f"it did not answer within {_START_TIMEOUT_S:.0f} s")

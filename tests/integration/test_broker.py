@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import UnknownTopicOrPartitionError
 
 from streams.errors import ClusterError, UsageError
-from streams.local.broker import LocalKafka, _answers, free_ports
+from streams.local import broker
+from streams.local.broker import LocalKafka, answers, free_ports
 
 pytestmark = pytest.mark.kafka
 
@@ -94,6 +96,7 @@ def test_it_listens_on_the_loopback_interface_only():
 
 STARTER = """
 import sys, time
+from streams.local import broker
 from streams.local.broker import LocalKafka
 kafka = LocalKafka()
 kafka.start()
@@ -109,7 +112,7 @@ def test_however_its_starter_ends_it_ends_and_its_folder_goes(end):
     command = [sys.executable, "-c", STARTER, str(end)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as starter:
         pid, folder, servers = starter.stdout.readline().split()
-        assert _answers(servers) or end == "crash"
+        assert answers(servers) or end == "crash"
         if end != "crash":
             starter.send_signal(end)
         starter.wait(20)
@@ -140,3 +143,14 @@ def test_a_broker_that_does_not_start_says_why_and_leaves_nothing_behind():
         kafka.start()
     assert "Invalid value often for configuration log.retention.check.interval.ms" in str(error.value)
     assert not kafka.log.parent.exists()
+
+
+def test_a_port_that_somebody_else_was_quicker_to_take_is_no_failure(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = [(taken.getsockname()[1], free_ports(1)[0]), tuple(free_ports(2))]
+        monkeypatch.setattr(broker, "_choose_ports", lambda _wanted: ports.pop(0))
+        with LocalKafka() as kafka:
+            assert answers(kafka.bootstrap_servers)
+            assert ports == []

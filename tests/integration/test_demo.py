@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
-from streams.local.broker import _accepts
+from streams.local.broker import accepts
 
 pytestmark = pytest.mark.kafka
 
@@ -183,7 +183,7 @@ def test_on_a_terminal_the_table_lives_and_keep_running_stays_until_ctrl_c(tmp_p
             while os.read(terminal, 65536):
                 pass
         assert process.wait(30) == 0
-    assert not _accepts(int(servers.rpartition(":")[2]))
+    assert not accepts(int(servers.rpartition(":")[2]))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -167,8 +167,8 @@ def test_a_container_where_docker_answers(monkeypatch):
     module.DockerContainer = FakeContainer
     monkeypatch.setitem(sys.modules, "testcontainers.core.container", module)
     monkeypatch.setattr(broker, "docker_answers", lambda: True)
-    monkeypatch.setattr(broker, "_accepts", lambda _port: True)
-    monkeypatch.setattr(broker, "_answers", lambda _servers: True)
+    monkeypatch.setattr(broker, "accepts", lambda _port: True)
+    monkeypatch.setattr(broker, "answers", lambda _servers: True)
     with find_kafka() as kafka:
         container = FakeContainer.made
         (port,) = container.ports

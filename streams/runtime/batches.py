@@ -165,10 +165,12 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             return None
         return Progress(state.position, state.lso, state.timestamp, self._sequences.get(tp, 0))
 
-    def partition_count(self, topic: str) -> int:
-        """How many partitions the topic has, as of the client's metadata."""
-        cluster = self._thread._ensure_consumer()._client.cluster  # noqa: SLF001 - no public way to it
-        return len(cluster.partitions_for_topic(topic) or ())
+    async def partition_count(self, topic: str) -> int:
+        """How many partitions the topic has; 0: the brokers do not know of it."""
+        consumer = self._thread._ensure_consumer()  # noqa: SLF001
+        if not consumer.partitions_for_topic(topic):
+            await self._thread.call_thread(consumer._client.force_metadata_update)  # noqa: SLF001 - no public way to it
+        return len(consumer.partitions_for_topic(topic) or ())
 
     def ack(self, message: Any) -> bool:
         """Faust's word that an event has been handled; it means nothing here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
@@ -24,6 +25,7 @@ __all__ = ["Metrics"]
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25)
 _EVENTS: Final = ("TripStarted", "TripEnded", "TripDataReady", "TripDiscarded")
+_SIZE_EVERY: Final = 60.0
 # Fields of a processor's running totals that are numbers, and what they are called outside.
 _TOTALS: Final = {
     "messages": ("trips_messages", "Telemetry records read."),
@@ -106,6 +108,8 @@ class _Gauges(Collector):
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._sizes: WeakKeyDictionary[PartitionProcessor, int] = WeakKeyDictionary()
+        self._measured: dict[int, float] = {}
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         partitions = self._worker.partitions.values()
@@ -119,9 +123,17 @@ class _Gauges(Collector):
         processors: list[Any] = [partition.processor for partition in partitions]
         yield _gauge("trips_vehicles", "Vehicles with state.", sum(one.vehicles for one in processors))
         yield _gauge("trips_open_trips", "Trips that are on.", sum(one.open_trips for one in processors))
-        yield _gauge(
-            "trips_state_bytes", "State of all vehicles, as stored.", sum(one.state_bytes for one in processors)
-        )
+        yield _gauge("trips_state_bytes", "State of all vehicles, as stored (a minute old).", self._state_bytes())
+
+    def _state_bytes(self) -> int:
+        """Adding it up takes a look at every vehicle: now and then, and one partition at a time."""
+        partitions, now = self._worker.partitions, time.monotonic()
+        for number, partition in partitions.items():
+            measured = self._measured.get(number)
+            if partition.processor not in self._sizes or measured is None or now - measured > _SIZE_EVERY:
+                self._sizes[partition.processor], self._measured[number] = partition.processor.state_bytes, now
+                break
+        return sum(self._sizes.get(partition.processor, 0) for partition in partitions.values())
 
 
 def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:

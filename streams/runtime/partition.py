@@ -158,6 +158,9 @@ class Partition:
         self.processor = processor
         self.lag: int | None = None
         """Records that are not committed yet, as of the last tick; None: not known."""
+        self.answered = time.monotonic()
+        """When a broker has last answered a fetch of this partition (monotonic)."""
+        self._answer: int | None = None
         self._checkpointer = checkpointer
         self._interval = interval
         self._observer = observer
@@ -230,6 +233,8 @@ class Partition:
             progress: how far the partition is read; None: not known.
         """
         now = time.monotonic()
+        if progress is not None and progress.answered_ms != self._answer:
+            self._answer, self.answered = progress.answered_ms, now
         self._measure_lag(progress)
         if progress is not None and progress.batches != self._sequence:
             progress = None  # there are batches on their way

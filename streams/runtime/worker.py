@@ -8,6 +8,7 @@ is committed, and nobody else may build on it.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 import time
@@ -45,6 +46,8 @@ _log = structlog.get_logger(__name__)
 
 # Seconds. A rebalance goes on without a member that takes longer than its rebalance timeout (set to 30 s).
 _DRAIN_TIMEOUT: Final = 20.0
+# No answer from any broker for so long, and the worker is not ready: it may still come back by itself.
+_NOT_READY_AFTER: Final = 30.0
 # How often the clocks of quiet partitions are looked at.
 _TICK: Final = 0.25
 # A worker that has failed and cannot even stop is ended by force.
@@ -84,8 +87,6 @@ class Worker:
         self.metrics = metrics
         self.partitions: dict[int, Partition] = {}
         """Those that are worked on; empty while the worker is not open."""
-        self.ready = False
-        """Partitions are assigned and recovered, and nothing has failed."""
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
         self._destinations = destinations
@@ -103,6 +104,14 @@ class Worker:
         self._watchdog: threading.Timer | None = None
         metrics.show(self)
 
+    @property
+    def ready(self) -> bool:
+        """Partitions (perhaps none) are assigned and recovered, the brokers answer, and nothing has failed."""
+        if self._generation is None or self.failure is not None:
+            return False
+        quiet_since = max((partition.answered for partition in self.partitions.values()), default=math.inf)
+        return time.monotonic() - quiet_since < _NOT_READY_AFTER
+
     # -- assignments ---------------------------------------------------------------------------------------------
 
     async def take_over(self, numbers: set[int], generation: int, consumer: BatchConsumer) -> None:
@@ -116,9 +125,11 @@ class Worker:
         began = time.monotonic()
         _log.info("partitions assigned", partitions=_ranges(numbers), generation=generation)
         self._consumer = consumer
-        check_partition_counts(
-            self.topics, consumer.partition_count(self.topics.telemetry) or self._partition_count, self._partition_count
-        )
+        count = await consumer.partition_count(self.topics.telemetry)
+        if not count:
+            # Whoever leads the group and does not see the topic gives nobody anything, and nobody would notice.
+            raise ClusterError(f"The brokers do not know of {self.topics.telemetry} (any more).")
+        check_partition_counts(self.topics, count, self._partition_count)
 
         # 1. Fence. Whatever was going on in a partition is over after this, one way or the other.
         self._fenced = await self._fences.renew(numbers)
@@ -161,12 +172,10 @@ class Worker:
         }
         for partition in self.partitions.values():
             partition.start()
-        self.ready = self.failure is None
         _log.info("worker ready", partitions=_ranges(self.partitions), generation=generation)
 
     async def drain(self) -> None:
         """Commit what has been applied, because partitions are about to be given up; take nothing more."""
-        self.ready = False
         partitions, self.partitions = self.partitions, {}
         self._generation = None
         if self.failure is not None or not partitions:
@@ -188,7 +197,7 @@ class Worker:
 
     async def close(self) -> None:
         """End for good."""
-        self.ready = False
+        self._generation = None
         for partition in self.partitions.values():
             await partition.stop()
         await self._fences.close()
@@ -228,7 +237,7 @@ class Worker:
             return
         if self.failure is not None:
             return
-        self.failure, self.ready = reason, False
+        self.failure = reason
         _log.critical(explain(reason), exc_info=reason)
         self._watchdog = threading.Timer(_GRACE, os._exit, (1,))
         self._watchdog.daemon = True

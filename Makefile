@@ -38,8 +38,10 @@ format: | $(UV)  ## put the code into ruff's format
 types: | $(UV)  ## what mypy says of the types
 	$(UV) run mypy
 
-docs: | $(UV)  ## draw the diagram in docs/how-it-works.md anew
+docs: | $(UV)  ## write anew what is made from the code: a diagram, the settings, the schemas
 	$(UV) run docs/diagram.py
+	$(UV) run python -m streams.settings > docs/settings.md
+	$(UV) run trips schemas
 
 check:  ## all that CI runs: tests, lint, types
 	.ci/run

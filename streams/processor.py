@@ -6,6 +6,7 @@ trips offline, in the tests, and in a worker.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import msgpack
 from streams.errors import StateError
 from streams.records import Announcement, Late, Output, Record, Rejected
 from streams.telemetry.properties import PROPERTIES
-from streams.telemetry.reader import Problem, Reader
+from streams.telemetry.reader import Problem, Reader, Reason
 from streams.trips.content import iso
 from streams.trips.rules import Rules
 from streams.trips.samples import FLOW_ID_BIT, Property
@@ -26,6 +27,8 @@ from streams.trips.vehicle import StoredVehicle, Vehicle
 __all__ = ["Counts", "Processor"]
 
 _SAMPLES = ~(1 << Property.ALTITUDE | 1 << FLOW_ID_BIT)  # bits of a mask that are samples of their own
+_END_OF_TIME = 253_402_300_799_999  # the last millisecond of the year 9999
+_REST_MS = 120_000  # what reports every minute or so stays unpacked; what is parked takes as little as possible
 _NAMES = {number: name for name, number in PROPERTIES.items()}
 
 
@@ -93,6 +96,9 @@ class Processor:
         for record in records:
             counts.messages += 1
             timestamp = record.timestamp
+            if not 0 <= timestamp <= _END_OF_TIME:
+                self._reject(record, [_no_time(timestamp)], partial=False)
+                continue
             if timestamp > self.clock:
                 self.clock = timestamp
             reading = read(record.value, record.key, timestamp)
@@ -175,10 +181,8 @@ class Processor:
             size = vehicle.size
             self.state_bytes += size - vehicle.counted_size
             vehicle.counted_size = size
-            if vehicle.resting:
-                self._resting[vehicle.id] = vehicle.rest()
-                self._awake.pop(vehicle.id, None)
         self._changed.clear()
+        self._put_to_rest()
         if changes or self._touch_clock:
             changes[CLOCK_KEY] = seal_value(CLOCK_KEY, msgpack.packb(self.clock))
             self._touch_clock = False
@@ -227,10 +231,11 @@ class Processor:
                 raise StateError(f"the state of vehicle {vehicle_id!r} has no head: its changelog is not whole")
             stored = StoredVehicle(
                 head,
+                parts.get(b"t", b""),
                 parts.get(b"b", b""),
-                parts.get(b"w", b""),
-                tuple(parts[prefix] for prefix in sorted(parts) if prefix[:1] == b"s"),
-                tuple((int.from_bytes(prefix[1:], "big"), parts[prefix]) for prefix in parts if prefix[:1] == b"c"),
+                _numbered(parts, b"w"),
+                _numbered(parts, b"s"),
+                _numbered(parts, b"c"),
             )
             self._resting[vehicle_id] = stored
             self.open_trips += stored.on
@@ -239,7 +244,7 @@ class Processor:
         self._restoring = {}
 
     def _vehicle(self, vehicle_id: str) -> Vehicle:
-        vehicle = self._awake.get(vehicle_id)
+        vehicle = self._awake.pop(vehicle_id, None)
         if vehicle is None:
             stored = self._resting.pop(vehicle_id, None)
             if stored is None:
@@ -247,8 +252,22 @@ class Processor:
             else:
                 vehicle = Vehicle.load(vehicle_id, self.rules, stored)
                 self.state_bytes += vehicle.counted_size - stored.size  # without chunks that are no longer needed
-            self._awake[vehicle_id] = vehicle
+        self._awake[vehicle_id] = vehicle
+        vehicle.looked_at = self.clock
         return vehicle
+
+    def _put_to_rest(self) -> None:
+        """Keep of vehicles that have not been looked at for a while only what is stored of them."""
+        before = self.clock - _REST_MS
+        resting = []
+        for vehicle in self._awake.values():  # those looked at last come last
+            if vehicle.looked_at > before:
+                break
+            resting.append(vehicle)
+        for vehicle in resting:
+            del self._awake[vehicle.id]
+            if vehicle.stored is not None:
+                self._resting[vehicle.id] = vehicle.rest()
 
     def _collect(self, vehicle: Vehicle) -> None:
         announcements: list[Announcement] = vehicle.said
@@ -277,18 +296,33 @@ class Processor:
             heappush(self._alarms, (due, vehicle_id))
 
 
-_PREFIXES = {b"h": 1, b"b": 1, b"w": 1, b"s": 2, b"c": 3}
+_PREFIXES = {b"h": 1, b"t": 1, b"b": 1, b"w": 3, b"s": 3, b"c": 3}
+
+
+def _numbered(parts: dict[bytes, bytes], kind: bytes) -> tuple[tuple[int, bytes], ...]:
+    """The parts of a kind with their numbers, in order; emptied ones are not there."""
+    return tuple(
+        (int.from_bytes(prefix[1:], "big"), parts[prefix])
+        for prefix in sorted(parts)
+        if prefix[:1] == kind and parts[prefix]
+    )
+
+
+def _no_time(timestamp: int) -> Problem:
+    return Problem(
+        Reason.BAD_TIMESTAMP,
+        None,
+        f"the record's Kafka timestamp is {timestamp}: it has to be epoch milliseconds of the years 1970 to 9999; "
+        "have the producer set it so, or leave it to Kafka",
+    )
 
 
 def _traceparent(record: Record) -> str | None:
     """The record's trace context, if it has the form of W3C Trace Context."""
     for name, value in record.headers:
-        if name == "traceparent":
-            parts = value.split(b"-")
-            if [len(part) for part in parts] == [2, 32, 16, 2]:
-                try:
-                    bytes.fromhex(value.replace(b"-", b"").decode("ascii"))
-                except ValueError:
-                    return None
-                return value.decode("ascii").lower()
+        if name == "traceparent" and value is not None and _TRACEPARENT.fullmatch(value):
+            return value.decode("ascii")
     return None
+
+
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")

@@ -33,7 +33,7 @@ class Record(Protocol):
         """The message: UTF-8 JSON."""
 
     @property
-    def headers(self) -> Sequence[tuple[str, bytes]]:
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
         """``traceparent`` is the only one that we read."""
 
 

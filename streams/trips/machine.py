@@ -315,14 +315,20 @@ class Machine:
         ride = self.ride
         if ride is None:
             return
-        if timestamp > ride.start:
+        if timestamp >= ride.start:
             last, longest = ride.last, ride.longest_gap
             ride.add(timestamp, row[1], row[2], column(row[1]))
             ride.last, ride.longest_gap = last, longest
-        elif name == Property.POSITION:
+        if timestamp > ride.start:
+            return
+        if name == Property.POSITION:
             ride.start_fix = ride.start_fix or Fix(timestamp, *value)
         elif name == Property.UNIT:
             ride.start_unit = ride.start_unit or value
+        elif name == Property.MILEAGE:
+            observed = not ride.flags & Flag.START_UNOBSERVED
+            if observed and (self.previous_end is None or timestamp >= self.previous_end):
+                ride.start_odometer = value
         elif name in _ENERGIES:
             ride.start_energies = tuple(  # type: ignore[assignment]
                 value if energy == name and known is None else known

@@ -9,7 +9,8 @@ key    value
 ``k``  the partition's clock
 ``h``  a vehicle's head: what every message changes, and the newest rows
 ``b``  its base: the machine that has seen all that is folded
-``w``  its words: what was last announced about each trip that is not settled
+``t``  its tip: the machine as it was after the last edge of the trigger
+``w``  a page of its words: what was last announced about each trip that is not settled
 ``s``  a small chunk of rows
 ``c``  a sealed chunk of rows
 =====  =======================================================================

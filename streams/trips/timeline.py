@@ -12,7 +12,7 @@ only where it differs from that of the row before it in the same chunk.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import inf
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -24,6 +24,8 @@ __all__ = ["SMALL_CHUNKS", "Chunk", "Timeline"]
 SMALL_CHUNKS: Final = 16
 """How many small chunks there are before they are sealed: with about 130 bytes each, a sealed chunk holds 2 KiB."""
 
+SMALL: Final = b"s"
+SEALED: Final = b"c"
 _TAIL_LIMIT: Final = 16_384
 """A tail that grows to this within one checkpoint (a backlog) is sealed by itself."""
 
@@ -85,10 +87,22 @@ class Timeline:
         tail: the newest arrivals, packed.
         small: chunks of the ring, oldest first; the number of a chunk is its place.
         sealed: compressed chunks by the number of their key.
-        changed: which chunks are not stored yet, as (is it sealed, number).
+        changed: which chunks are not stored yet, by the kind and number of their key.
+        stale: keys whose stored chunks are not needed any more.
     """
 
-    __slots__ = ("_by_instant", "_read", "_unit", "changed", "sealed", "small", "tail", "tail_newest", "tail_oldest")
+    __slots__ = (
+        "_by_instant",
+        "_read",
+        "_unit",
+        "changed",
+        "sealed",
+        "small",
+        "stale",
+        "tail",
+        "tail_newest",
+        "tail_oldest",
+    )
 
     def __init__(self) -> None:
         self.tail = bytearray()
@@ -98,7 +112,8 @@ class Timeline:
         self._read = 0
         self.small: list[Chunk] = []
         self.sealed: dict[int, Chunk] = {}
-        self.changed: set[tuple[bool, int]] = set()
+        self.changed: set[tuple[bytes, int]] = set()
+        self.stale: set[tuple[bytes, int]] = set()
 
     def append(self, row: Row) -> None:
         """Keep a row, of any instant."""
@@ -143,7 +158,7 @@ class Timeline:
         if len(self.small) == SMALL_CHUNKS:
             self.seal()
             return
-        self.changed.add((False, len(self.small)))
+        self.changed.add((SMALL, len(self.small)))
         self.small.append(Chunk(self.tail_oldest, self.tail_newest, bytes(self.tail)))
         self._clear_tail()
 
@@ -160,8 +175,8 @@ class Timeline:
             max(chunk.newest for chunk in chunks),
             zlib.compress(b"".join(chunk.packed for chunk in chunks)),
         )
-        self.changed.add((True, number))
-        self.changed -= {(False, place) for place in range(len(self.small))}
+        self.changed.add((SEALED, number))
+        self._leave((SMALL, place) for place in range(len(self.small)))
         self.small = []
         self._clear_tail()
 
@@ -173,7 +188,82 @@ class Timeline:
         """Forget the sealed chunks that hold only rows before this instant; their keys are free again."""
         for number in [number for number, chunk in self.sealed.items() if chunk.newest < before]:
             del self.sealed[number]
-            self.changed.discard((True, number))
+            self._leave([(SEALED, number)])
+
+    def repack(self, begin: float) -> None:
+        """Keep only the rows from this instant on, in as few chunks as they need."""
+        rows = self.rows(begin - 1, inf)
+        self._leave((SMALL, place) for place in range(len(self.small)))
+        self._leave((SEALED, number) for number in self.sealed)
+        self.small, self.sealed = [], {}
+        self._clear_tail()
+        self.close()
+        for row in rows:
+            self.append(row)
+
+    def _leave(self, keys: Iterable[tuple[bytes, int]]) -> None:
+        for key in keys:
+            self.changed.discard(key)
+            self.stale.add(key)
+
+    @property
+    def has_new_sealed(self) -> bool:
+        """Whether there is a sealed chunk that is not stored yet."""
+        return any(kind == SEALED for kind, _ in self.changed)
+
+    def store(self, *, clear: bool) -> list[tuple[bytes, int, bytes]]:
+        """What has changed since the last time: kind and number of a key, and its value.
+
+        Args:
+            clear: empty the keys that are not needed any more. While a vehicle drives they are soon needed again.
+        """
+        self.stale -= self.changed
+        values = [
+            (kind, number, (self.sealed if kind == SEALED else self.small)[number].dump())
+            for kind, number in self.changed
+        ]
+        if clear:
+            values += [(kind, number, b"") for kind, number in self.stale]
+            self.stale = set()
+        self.changed = set()
+        return values
+
+    def dump(self) -> tuple[tuple[tuple[int, bytes], ...], tuple[tuple[int, bytes], ...]]:
+        """All small and all sealed chunks, with their numbers."""
+        return (
+            tuple((number, chunk.dump()) for number, chunk in enumerate(self.small)),
+            tuple((number, chunk.dump()) for number, chunk in self.sealed.items()),
+        )
+
+    @classmethod
+    def load(
+        cls,
+        tail: bytes,
+        small: Iterable[tuple[int, bytes]],
+        count: int,
+        sealed: Iterable[tuple[int, bytes]],
+        folded: int | None,
+    ) -> Timeline:
+        """The inverse of :meth:`dump`.
+
+        Args:
+            tail: the packed tail.
+            small: stored small chunks, in the order of their numbers.
+            count: how many of them are in use.
+            sealed: stored sealed chunks.
+            folded: rows before this are not needed; None: all are.
+        """
+        timeline = cls()
+        timeline.restore_tail(tail)
+        for number, value in small:
+            if number < count:
+                timeline.small.append(Chunk.load(value))
+            else:
+                timeline.stale.add((SMALL, number))
+        timeline.sealed = {number: Chunk.load(value) for number, value in sealed}
+        if folded is not None:
+            timeline.drop(folded)
+        return timeline
 
     @property
     def oldest(self) -> int | None:

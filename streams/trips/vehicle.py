@@ -12,8 +12,6 @@ that stands.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 from hashlib import blake2b
 from math import inf
 from struct import Struct
@@ -26,56 +24,25 @@ import orjson
 from streams.records import Announcement, TripsRecord
 from streams.trips import content
 from streams.trips.identity import identify
+from streams.trips.ledger import Ledger, State, Word
 from streams.trips.machine import Machine, Phase
 from streams.trips.rules import Rules
 from streams.trips.samples import FLOW_ID_BIT, Property, Row, make_row, merge, row_items
 from streams.trips.state import FRAME_SIZE, seal_value
-from streams.trips.timeline import SMALL_CHUNKS, Chunk, Timeline
+from streams.trips.timeline import Timeline
 from streams.trips.trip import Trip
 
-__all__ = ["StoredVehicle", "Vehicle", "chunk_key"]
+__all__ = ["StoredVehicle", "Vehicle"]
 
 _HEAD_BUDGET: Final = 250
 _MARKS: Final = 256
 _QUIET_FOREVER: Final = 1 << 52
+_INSTANT: Final = Struct("<q")
 _ALERT: Final = Struct("<q?")  # the first bytes of a head: when to wake, and whether a trip is on
 
 
 Late = tuple[Property, int]
 """A sample behind the horizon: its property and instant."""
-
-
-class State(IntEnum):
-    """The last word announced about a trip."""
-
-    STARTED = 0
-    ENDED = 1
-    READY = 2
-    DISCARDED = 3
-
-
-@dataclass(slots=True)
-class Word:
-    """What was last announced about a trip that is not settled.
-
-    Attributes:
-        decided: the instant that decided its end, as :attr:`streams.trips.trip.Trip.decided`.
-        digest: of what was last announced as ready or discarded.
-        published: whether the ``trips`` topic holds it.
-        owed: its content has changed since, and is to be told when ``ready_delay`` has passed.
-    """
-
-    state: State
-    end: int | None = None
-    decided: int | None = None
-    digest: bytes = b""
-    published: bool = False
-    owed: bool = False
-
-    @property
-    def waits(self) -> bool:
-        """Whether the trip is to be told as ready or discarded once ``ready_delay`` has passed."""
-        return self.owed or self.state is State.ENDED
 
 
 class Mark(NamedTuple):
@@ -84,14 +51,24 @@ class Mark(NamedTuple):
     instant: int
     packed: bytes
 
+    def dump(self) -> bytes:
+        """As one value for the stored state."""
+        return _INSTANT.pack(self.instant) + self.packed
+
+    @classmethod
+    def load(cls, value: bytes) -> Mark:
+        """The inverse of :meth:`dump`."""
+        return cls(_INSTANT.unpack_from(value)[0], value[_INSTANT.size :])
+
 
 class StoredVehicle(NamedTuple):
     """A vehicle as its stored values, without their frames. What is kept of one at rest."""
 
     head: bytes
+    tip: bytes
     base: bytes
-    words: bytes
-    small: tuple[bytes, ...]
+    words: tuple[tuple[int, bytes], ...]
+    small: tuple[tuple[int, bytes], ...]
     sealed: tuple[tuple[int, bytes], ...]
 
     @property
@@ -109,18 +86,8 @@ class StoredVehicle(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes that the values take."""
-        return (
-            len(self.head)
-            + len(self.base)
-            + len(self.words)
-            + sum(map(len, self.small))
-            + sum(len(value) for _, value in self.sealed)
-        )
-
-
-def chunk_key(vehicle: bytes, number: int, *, sealed: bool) -> bytes:
-    """The key of a chunk in the stored state."""
-    return b"c" + number.to_bytes(2, "big") + vehicle if sealed else b"s%c" % number + vehicle
+        parts = (*self.words, *self.small, *self.sealed)
+        return len(self.head) + len(self.tip) + len(self.base) + sum(len(value) for _, value in parts)
 
 
 class Vehicle:
@@ -132,17 +99,19 @@ class Vehicle:
         "_base_changed",
         "_behind",
         "_due",
+        "_fold_at",
         "_folded",
         "_horizon",
         "_key",
         "_last",
+        "_ledger",
         "_marks",
         "_newest",
         "_offset",
         "_quiet",
         "_rules",
-        "_settled_before",
         "_stale",
+        "_stored_tip",
         "_time_ms",
         "_timeline",
         "_touched",
@@ -151,10 +120,9 @@ class Vehicle:
         "_trigger_gap",
         "_trigger_on",
         "_waits",
-        "_words",
-        "_words_changed",
         "counted_size",
         "id",
+        "looked_at",
         "on",
         "pending",
         "said",
@@ -171,9 +139,9 @@ class Vehicle:
         self._base_changed = False
         self._folded: int | None = None
         self._marks: list[Mark] = []
-        self._words: dict[int, Word] = {}
-        self._words_changed = False
-        self._settled_before: float = -inf
+        self._stored_tip = b""
+        self._fold_at: float = -inf
+        self._ledger = Ledger()
         self._newest: int | None = None
         self._horizon: float = -inf
         self._trigger_at: float = -inf
@@ -196,6 +164,7 @@ class Vehicle:
         self.stored: StoredVehicle | None = None
         self.was_on = False
         self.counted_size = 0
+        self.looked_at = 0
 
     # -- a record comes in -------------------------------------------------------------------------------------------
 
@@ -395,36 +364,23 @@ class Vehicle:
         Args:
             timer: nothing has arrived; trips may only end and become ready, and nothing is said again.
         """
-        self._settle()
-        derived, affected = self._derive()
+        ledger = self._ledger
+        ledger.settle(self._horizon)
+        derived, begin, (since, until) = self._derive()
         self._touched = None
         self.pending = False
-        starts = {trip.start: trip for trip in derived}
-        for start in sorted({start for start in self._words if affected(start)} | starts.keys()):
-            trip, word = starts.get(start), self._words.get(start)
+        trips = {trip.start: trip for trip in derived}
+        said = {start for start in ledger.starts(begin) if not since <= start < until}
+        for start in sorted(said | trips.keys()):
+            trip, word = trips.get(start), ledger.get(start)
             if timer:
-                if (
-                    trip is not None
-                    and word is not None
-                    and trip.end is not None
-                    and (word.waits or word.state is State.STARTED)
-                ):
+                if trip is not None and word is not None and (word.waits or word.state is State.STARTED):
                     self._advance(trip, word)
             elif trip is None:
                 self._supersede(start, derived)
-            elif word is not None or start >= self._settled_before:
+            elif word is not None or start >= ledger.settled_before:
                 self._compare(trip, word)
         self._look_ahead(derived)
-
-    def _settle(self) -> None:
-        """Forget the words about trips that nothing can change any more."""
-        for start in list(self._words):
-            word = self._words[start]
-            if word.state < State.READY or word.owed or word.decided is None or word.decided >= self._horizon:
-                break
-            del self._words[start]
-            self._words_changed = True
-            self._settled_before = start + 1
 
     def _mark_before(self, instant: float) -> Mark | None:
         found = None
@@ -434,13 +390,17 @@ class Vehicle:
                 break
         return found if instant != -inf else (self._marks[-1] if self._marks else None)
 
-    def _derive(self) -> tuple[list[Trip], Any]:
-        """The trips that may have changed since the last time, and a test for the starts that this is about."""
+    def _derive(self) -> tuple[list[Trip], float, tuple[float, float]]:
+        """The trips that may have changed since the last time.
+
+        Returns:
+            The trips; the start from which on they are all; and a span of starts, to be left out of that, in which
+            nothing has changed.
+        """
         first, newest_touched = self._touched or (inf, -inf)
-        for start, word in self._words.items():
-            if word.waits:  # its content is still to be told
-                first = min(first, start)
-                newest_touched = max(newest_touched, inf if word.decided is None else word.decided)
+        for start, word in self._ledger.waiting.items():  # their content is still to be told
+            first = min(first, start)
+            newest_touched = max(newest_touched, inf if word.decided is None else word.decided)
         place = len(self._marks)
         while place and self._marks[place - 1].instant >= first:
             place -= 1
@@ -469,10 +429,11 @@ class Vehicle:
 
         current = machine.current(self._quiet)
         derived = machine.ended if current is None else [*machine.ended, current]
-        self.on = machine.ride is not None
+        self.on = current is not None and current.end is None
         self._trigger_gap = machine.phase is Phase.DOUBT
+        self._trigger_at, self._trigger_on = machine.known.get(self._rules.trigger, (-inf, None))
         self._remember_waits(machine, current)
-        return derived, lambda start: start >= begin and not unchanged[0] <= start < unchanged[1]
+        return derived, begin, unchanged
 
     def _feed(self, machine: Machine, to: float) -> None:
         for row in self._timeline.rows(_instant_of(machine), to):
@@ -497,7 +458,7 @@ class Vehicle:
         """Wake up for the trips that are still to become ready."""
         delay = self._rules.ready_delay_ms
         for trip in derived:
-            word = self._words.get(trip.start)
+            word = self._ledger.get(trip.start)
             if word is not None and word.waits and trip.end is not None:
                 self._due = min(self._due, trip.end + delay - 1)
                 if delay not in self._waits:
@@ -507,9 +468,7 @@ class Vehicle:
         """Say about a trip what was not said yet, or is not so any more."""
         if word is None or (trip.end is None and word.state is not State.STARTED):
             published = word is not None and word.published
-            word = self._words[trip.start] = Word(State.STARTED)
-            self._words = dict(sorted(self._words.items()))
-            self._words_changed = True
+            word = self._ledger.open(trip.start)
             self._say(
                 "TripStarted",
                 trip,
@@ -525,16 +484,18 @@ class Vehicle:
 
     def _end(self, trip: Trip, word: Word) -> None:
         word.state, word.end, word.digest, word.owed = State.ENDED, trip.end, b"", False
-        self._words_changed = True
+        self._ledger.note(trip.start, word)
         self._say("TripEnded", trip, content.ended, trip.end or 0)
 
     def _advance(self, trip: Trip, word: Word) -> None:
         """Say of a trip that has ended that it has, and that it is ready, if that is not said yet."""
+        if trip.end is None:
+            return
         if word.state is State.STARTED:
             self._end(trip, word)
         if word.decided != trip.decided:
             word.decided = trip.decided
-            self._words_changed = True
+            self._ledger.note(trip.start, word)
         if word.end != trip.end:
             return
         passed = self._delay_passed(trip)
@@ -547,12 +508,12 @@ class Vehicle:
         owed = word.state is not state or word.digest != digest
         if word.owed != (owed and not passed):
             word.owed = not word.owed
-            self._words_changed = True
+            self._ledger.note(trip.start, word)
         if not owed or not passed:
             return
         record = TripsRecord.PUT if state is State.READY else TripsRecord.DELETE if word.published else TripsRecord.KEEP
         word.state, word.digest, word.published = state, digest, state is State.READY
-        self._words_changed = True
+        self._ledger.note(trip.start, word)
         self._say(event, trip, tell, trip.end or 0, data, trips_record=record)
 
     def _delay_passed(self, trip: Trip) -> bool:
@@ -572,8 +533,7 @@ class Vehicle:
 
     def _supersede(self, start: int, derived: list[Trip]) -> None:
         """A trip that was announced never was."""
-        word = self._words.pop(start)
-        self._words_changed = True
+        word = self._ledger.remove(start)
         heirs = [
             identify(self.id, trip.start).id
             for trip in derived
@@ -623,10 +583,7 @@ class Vehicle:
 
     def _fold(self, horizon: float) -> None:
         """Keep of what is behind the horizon only what the machine keeps of it."""
-        for start, word in self._words.items():
-            if word.waits:
-                horizon = min(horizon, start)
-                break
+        horizon = min([horizon, *self._ledger.waiting])
         machine = Machine.unpack(self._base, self._rules)
         rows = self._timeline.rows(_instant_of(machine), horizon - 1)
         if rows:
@@ -639,14 +596,26 @@ class Vehicle:
             self._timeline.drop(self._folded)
             self._marks = [mark for mark in self._marks if mark.instant >= horizon]
 
+    def _tidy(self) -> None:
+        """Fold, now and then, whatever lies behind the horizon of a vehicle that is not driving."""
+        newest = self._newest
+        if self.on or newest is None or newest < self._fold_at:
+            return
+        pause = self._rules.correction_horizon_ms // 4
+        self._fold_at = newest + pause
+        oldest = self._timeline.oldest
+        if oldest is not None and oldest < self._horizon - pause:
+            self._fold(self._horizon)
+            self._timeline.repack(-inf if self._folded is None else self._folded)
+
     def store(self) -> dict[bytes, bytes]:
         """The stored values that have changed since the last time, each with its key. Nothing may be pending."""
         timeline = self._timeline
+        self._tidy()
         head = self._head()
         if len(head) + len(timeline.tail) + FRAME_SIZE > _HEAD_BUDGET and timeline.tail:
-            ring_full = len(timeline.small) == SMALL_CHUNKS
             timeline.store_tail()
-            if ring_full or any(sealed for sealed, _ in timeline.changed):
+            if timeline.has_new_sealed:
                 oldest = timeline.oldest
                 if oldest is not None and oldest < self._horizon:
                     self._fold(self._horizon)
@@ -657,45 +626,36 @@ class Vehicle:
         _put(changes, b"h" + key, head)
         if self._base_changed:
             _put(changes, b"b" + key, self._base)
-        words = self.stored.words if self.stored is not None else b""
-        if self._words_changed:
-            words = self._pack_words()
-            _put(changes, b"w" + key, words)
-        for sealed, number in timeline.changed:
-            chunk = timeline.sealed[number] if sealed else timeline.small[number]
-            _put(changes, chunk_key(key, number, sealed=sealed), chunk.dump())
-        timeline.changed.clear()
+            self._base_changed = False
+        tip = self._marks[-1].dump() if self._marks else b""
+        if tip != self._stored_tip:
+            _put(changes, b"t" + key, tip)
+            self._stored_tip = tip
+        for number, page in self._ledger.store().items():
+            _put(changes, _part_key(b"w", number, key), page)
+        for kind, number, value in timeline.store(clear=not self.on):
+            _put(changes, _part_key(kind, number, key), value)
         timeline.close()
-        self._base_changed = self._words_changed = False
-        self.stored = StoredVehicle(head, self._base, words, (), ())
+        self.stored = StoredVehicle(head, tip, self._base, (), (), ())
         return changes
 
     @property
     def size(self) -> int:
-        """Bytes that the stored values take, keys and frames apart. After :meth:`store`."""
+        """About how many bytes the stored values take, words, keys and frames apart. After :meth:`store`."""
         if self.stored is None:
             return 0
         chunks = self._timeline.size - len(self._timeline.tail)
-        return chunks + len(self.stored.head) + len(self._base) + len(self.stored.words)
-
-    @property
-    def resting(self) -> bool:
-        """Whether nothing is to be expected of the vehicle until something arrives."""
-        return not self.on and not self.pending and self.wake_at is None
+        return chunks + len(self.stored.head) + len(self.stored.tip) + len(self._base)
 
     def rest(self) -> StoredVehicle:
         """The vehicle as it was stored last."""
-        if self.stored is None:
+        if self.stored is None or self.pending:
             raise AssertionError(self.id)
-        timeline = self._timeline
-        return self.stored._replace(
-            small=tuple(chunk.dump() for chunk in timeline.small),
-            sealed=tuple((number, chunk.dump()) for number, chunk in timeline.sealed.items()),
-        )
+        small, sealed = self._timeline.dump()
+        return self.stored._replace(words=self._ledger.dump(), small=small, sealed=sealed)
 
     def _head(self) -> bytes:
         wake_at = self.wake_at
-        tip = self._marks[-1] if self._marks else None
         packed: bytes = msgpack.packb(
             (
                 self._offset,
@@ -710,13 +670,11 @@ class Vehicle:
                 self._trigger_gap,
                 _finite(self._due),
                 _finite(self._horizon),
-                _finite(self._settled_before),
+                _finite(self._ledger.settled_before),
                 self._folded,
                 len(self._timeline.small),
                 _fingerprint(self._rules),
                 self._stale,
-                None if tip is None else tip.instant,
-                None if tip is None else tip.packed,
             )
         )
         size = len(packed).to_bytes(2, "little")
@@ -747,8 +705,6 @@ class Vehicle:
             small,
             fingerprint,
             vehicle._stale,
-            tip,
-            packed,
         ) = msgpack.unpackb(stored.head[begin:end])
         vehicle._traceparent = _unpack_traceparent(traceparent)
         vehicle._arrival = vehicle._time_ms + age
@@ -756,57 +712,25 @@ class Vehicle:
         vehicle._trigger_at = -inf if trigger_at is None else trigger_at
         vehicle._due = inf if due is None else due
         vehicle._horizon = -inf if horizon is None else horizon
-        vehicle._settled_before = -inf if settled_before is None else settled_before
         vehicle._base = stored.base
-        vehicle._words = _unpack_words(stored.words)
-        timeline = vehicle._timeline
-        timeline.restore_tail(stored.head[end:])
-        timeline.small = [Chunk.load(value) for value in stored.small[:small]]
-        timeline.sealed = {number: Chunk.load(value) for number, value in stored.sealed}
-        if vehicle._folded is not None:
-            timeline.drop(vehicle._folded)
+        vehicle._stored_tip = stored.tip
+        vehicle._ledger = Ledger.load(stored.words, -inf if settled_before is None else settled_before)
+        vehicle._timeline = Timeline.load(stored.head[end:], stored.small, small, stored.sealed, vehicle._folded)
         if fingerprint != _fingerprint(rules):
             vehicle._stale = True  # other rules: they apply from the next record on, and to all that is not settled
-        elif tip is not None:
-            vehicle._marks = [Mark(tip, packed)]
+        elif stored.tip:
+            vehicle._marks = [Mark.load(stored.tip)]
         vehicle.stored = stored
         vehicle.counted_size = vehicle.size
         return vehicle
-
-    def _pack_words(self) -> bytes:
-        flat: list[Any] = []
-        before = 0
-        for start, word in self._words.items():
-            end = None if word.end is None else word.end - start
-            decided = None if word.decided is None else word.decided - start
-            flat += [start - before, word.state << 2 | word.owed << 1 | word.published, end, decided, word.digest]
-            before = start
-        packed: bytes = msgpack.packb(flat)
-        return packed
 
 
 def _put(changes: dict[bytes, bytes], key: bytes, content_: bytes) -> None:
     changes[key] = seal_value(key, content_)
 
 
-def _unpack_words(packed: bytes) -> dict[int, Word]:
-    words: dict[int, Word] = {}
-    if not packed:
-        return words
-    flat = msgpack.unpackb(packed)
-    start = 0
-    for place in range(0, len(flat), 5):
-        since, state, end, decided, digest = flat[place : place + 5]
-        start += since
-        words[start] = Word(
-            State(state >> 2),
-            None if end is None else start + end,
-            None if decided is None else start + decided,
-            digest,
-            bool(state & 1),
-            bool(state & 2),
-        )
-    return words
+def _part_key(kind: bytes, number: int, vehicle: bytes) -> bytes:
+    return kind + number.to_bytes(2, "big") + vehicle
 
 
 def _instant_of(machine: Machine) -> float:

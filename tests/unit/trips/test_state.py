@@ -64,7 +64,7 @@ def test_a_newer_format_is_refused_and_says_what_to_do():
 
 def test_a_vehicle_without_its_head_is_refused():
     restored = processor()
-    restored.restore([(b"wV1", seal_value(b"wV1", b""))])
+    restored.restore([(b"w\0\0V1", seal_value(b"w\0\0V1", b""))])
     with pytest.raises(StateError, match="'V1' has no head"):
         restored.restored()
 
@@ -140,6 +140,41 @@ def test_a_trip_that_never_ends_takes_no_more_and_no_more():
     assert max(sizes[2_000:]) <= max(sizes[1_000:2_000])
 
 
+def test_an_idle_vehicle_takes_at_most_600_bytes_in_memory_and_in_the_changelog_once_its_day_is_over():
+    partition = processor()
+    _, _, changelog, _ = stream(partition, 720)
+    partition.process([record(720, typical(3_600, "OFF"), T0 + 3_600_000)])
+    changelog |= partition.take().changes
+    for hour in range(2, 72):
+        partition.process([record(719 + hour, message(hour * 3_600, speed_in_kmh=0), T0 + hour * 3_600_000)])
+        changelog |= partition.take().changes
+    heartbeats = 30 * (2 + 8 + 2)  # kept for corrections, 12 bytes each at most
+    assert partition.state_bytes <= 600 + heartbeats
+    assert sum(len(key) + len(value) for key, value in changelog.items()) <= 600 + heartbeats + 20 * 16
+
+
+def test_a_flapping_contact_writes_no_more_with_every_trip():
+    partition = processor()
+    written = []
+    for number in range(3_000):
+        ignition = "ON" if number % 2 else "OFF"
+        partition.process([record(number, message(number, ignition=ignition), T0 + number * 1_000)])
+        written.append(sum(len(key) + len(value) for key, value in partition.take().changes.items()))
+    assert sum(written[2_000:]) <= 1.1 * sum(written[1_000:2_000])
+
+
+def test_vehicles_that_are_parked_are_put_to_rest():
+    partition = processor()
+    for number in range(100):
+        body = json.dumps({"vehicle_id": f"V{number}", "timestamp": T0, "ignition": "OFF"}).encode()
+        partition.process([record(number, body, T0)])
+    partition.take()
+    partition.process([record(100, message(600), T0 + 600_000)])
+    partition.take()
+    assert len(partition._awake) == 0
+    assert partition.vehicles == 100
+
+
 def test_a_backlog_of_days_in_one_checkpoint_is_folded_like_any_other():
     partition = processor(correction_horizon_ms=600_000)
     sizes = []
@@ -154,16 +189,16 @@ def test_a_backlog_of_days_in_one_checkpoint_is_folded_like_any_other():
 
 FORMAT_1: dict[str, str] = {
     "684a51375250": (
-        "01e034809361d2a4a89c01000001e600dc001302cf0000019ca86de3e0c0000091ce0036ee80cf0000019ca86de3e0cf0000"
-        "019ca8695000c3c2c0cf0000019ca342f400c0c001ce30161ab4c2cf0000019ca8695000c49e9802cf0000019ca8695000cd"
-        "20299800010093ce1de029b0ce045d1890c000ce05f5e1000092a432413234a9434c4f5544424f5858c0c0dc0012cf000001"
-        "9ca869500000c092a432413234a9434c4f5544424f585894cf0000019ca8695000ce1de029b0ce045d1890c0ce05f5e10093"
-        "c0c0c0cf0000019ca8695000ce05f5e100c000c00001000093cf0000019ca8695000ce1de029b0ce045d189090c0"
+        "01600c30c161d2a4a89c010000013d00dc001102cf0000019ca86de3e0c0000091ce0036ee80cf0000019ca86de3e0cf0000"
+        "019ca869500001c2c0cf0000019ca342f400c0c000ce30161ab4c20100a06568a89c010000002920005069a89c01000001b0"
+        "29e01d90185d0400e1f505000000000400324132340900434c4f5544424f58584000e0e36da89c0100008813"
     ),
-    "774a51375250": "01c0f68e6395cf0000019ca869500000c0c0c400",
-    "73004a51375250": (
-        "010d4417bea06568a89c010000e0e36da89c0100000100a06568a89c010000002920005069a89c01000001b029e01d90185d"
-        "0400e1f505000000000400324132340900434c4f5544424f58584000e0e36da89c0100008813"
+    "744a51375250": (
+        "01c3aab101005069a89c0100009802cf0000019ca8695000cd20299800010093ce1de029b0ce045d1890c000ce05f5e10000"
+        "92a432413234a9434c4f5544424f5858c0c0dc0012cf0000019ca869500000c092a432413234a9434c4f5544424f585894cf"
+        "0000019ca8695000ce1de029b0ce045d1890c0ce05f5e10093c0c0c0cf0000019ca8695000ce05f5e100c000c00001000093"
+        "cf0000019ca8695000ce1de029b0ce045d189090c0"
     ),
+    "7700004a51375250": "01d8e0e46195cf0000019ca869500000c0c0c400",
     "6b": "011269d06fcf0000019ca86de3e0",
 }

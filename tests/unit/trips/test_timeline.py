@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.trips.samples import FLOW_ID_BIT, Property, column, make_row, merge, row_items
-from streams.trips.timeline import SMALL_CHUNKS, Chunk, Timeline
+from streams.trips.timeline import SMALL_CHUNKS, Timeline
 
 T0 = 1_772_352_000_000
 EVERYTHING = {
@@ -74,7 +74,8 @@ def test_the_seventeenth_stored_tail_seals_the_ring():
         timeline.store_tail()
     assert list(timeline.sealed) == [0]
     assert timeline.small == []
-    assert timeline.changed == {(True, 0)}
+    assert timeline.changed == {(b"c", 0)}
+    assert timeline.stale == {(b"s", number) for number in range(SMALL_CHUNKS)}
     assert len(timeline.rows(0, T0 + 100)) == SMALL_CHUNKS + 1
 
 
@@ -90,10 +91,38 @@ def test_the_key_of_a_dropped_chunk_is_used_again():
     assert sorted(timeline.sealed) == [0, 1, 2]
 
 
+def test_keys_that_are_not_needed_any_more_are_emptied_when_the_vehicle_is_not_driving():
+    timeline = Timeline()
+    for instant in range(2):
+        timeline.append(make_row(T0 + instant, {Property.SPEED: 1}))
+        timeline.store_tail()
+    timeline.store(clear=False)
+    timeline.seal()
+    assert [(kind, number) for kind, number, _ in timeline.store(clear=False)] == [(b"c", 0)]
+    assert sorted(timeline.store(clear=True)) == [(b"s", 0, b""), (b"s", 1, b"")]
+    assert timeline.store(clear=True) == []
+
+
+def test_repacked_a_timeline_holds_only_what_is_not_folded():
+    timeline = Timeline()
+    for instant in range(5):
+        timeline.append(make_row(T0 + instant, {Property.SPEED: instant}))
+        timeline.seal()
+    timeline.repack(T0 + 3)
+    assert [row[0] for row in timeline.rows(0, T0 + 9)] == [T0 + 3, T0 + 4]
+    assert timeline.sealed == {}
+    assert timeline.stale == {(b"c", number) for number in range(5)}
+
+
 items = st.dictionaries(st.sampled_from(list(EVERYTHING)), st.just(None), min_size=1).map(
     lambda chosen: {name: EVERYTHING[name] for name in chosen}
 )
 steps = st.lists(st.tuples(st.integers(0, 30), items, st.sampled_from(["", "store", "seal", "move"])), max_size=60)
+
+
+def timeline_parts(timeline):
+    small, sealed = timeline.dump()
+    return small, len(small), sealed
 
 
 @given(steps)
@@ -108,10 +137,7 @@ def test_what_is_kept_is_the_merge_of_what_was_appended(arrivals):
         elif then == "seal":
             timeline.seal()
         elif then == "move":
-            other = Timeline()
-            other.restore_tail(bytes(timeline.tail))
-            other.small = [Chunk.load(chunk.dump()) for chunk in timeline.small]
-            other.sealed = {number: Chunk.load(chunk.dump()) for number, chunk in timeline.sealed.items()}
+            other = Timeline.load(bytes(timeline.tail), *timeline_parts(timeline), None)
             timeline = other
         assert timeline.at(row[0]) == expected[row[0]]
     assert timeline.rows(T0 - 1, T0 + 30) == [expected[instant] for instant in sorted(expected)]

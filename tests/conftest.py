@@ -18,6 +18,10 @@ from streams import topics
 from streams.local.broker import answers, find_kafka, free_ports
 from streams.settings import Settings
 
+# A shell that starts pytest in the background has it ignore Ctrl-C, and so would every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_collection_modifyitems(items):
     for item in items:

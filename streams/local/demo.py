@@ -240,7 +240,7 @@ class _Demo:
         if story.dead_letters:
             lines.append(
                 f"{story.dead_letters} messages held a value that cannot be used, such as: {story.complaint}. "
-                f"The rest of them counts, and they are in {settings.topics.dead_letters} with the reason."
+                f"What else is in them counts, and they are in {settings.topics.dead_letters} with the reason."
             )
         if self._keep_running:
             here = f"TRIPS_BOOTSTRAP_SERVERS={settings.bootstrap_servers}"

@@ -106,6 +106,7 @@ TRANSITIONS: Final[dict[Phase, dict[Event, Step]]] = {
 _PHASES: Final = tuple(Phase)
 _INFERRED: Final = (Action.END_INFERRED, Action.END_INFERRED_START_UNOBSERVED)
 _ENERGIES: Final = (Property.ENERGY, Property.STATE_OF_CHARGE, Property.FUEL)
+_LEARNED: Final = tuple(int(name) for name in Property if name != Property.ALTITUDE)
 Known = tuple[int, Any]  # instant and value; the value of a position is (latitude, longitude, altitude or None)
 
 
@@ -184,9 +185,9 @@ class Machine:
 
     def _learn(self, timestamp: int, mask: int, values: tuple[Any, ...], places: tuple[int, ...]) -> None:
         known = self.known
-        for name in Property:
+        for name in _LEARNED:
             place = places[name]
-            if place < 0 or name == Property.ALTITUDE:
+            if place < 0:
                 continue
             if name == Property.POSITION:
                 altitude = values[place + 2] if mask >> Property.ALTITUDE & 1 else None

@@ -106,7 +106,7 @@ def _consumer(settings: Settings, client: Mapping[str, Any]) -> dict[str, Any]:
         "heartbeat_interval_ms": min(3000, session_ms // 4),
         "rebalance_timeout_ms": int(_REBALANCE_TIMEOUT * 1000),
         # A topic that has got more partitions is noticed within this, and the group shares them out anew.
-        "metadata_max_age_ms": 30_000,
+        "metadata_max_age_ms": 10_000,
         "request_timeout_ms": max(40_000, session_ms + 5_000),
         # An empty answer tells that a partition is still at its end; the clock of quiet partitions lives on it.
         "fetch_max_wait_ms": 500,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from streams.delivery.checkpoint import Destinations
-from streams.errors import ClusterError
+from streams.errors import ClusterError, UsageError
 from streams.processor import Processor
 from streams.runtime.cluster import look_at_cluster
 from streams.runtime.fences import Fences
@@ -143,6 +143,8 @@ def run_worker(settings: Settings, *, debug: bool = False, new_processor: NewPro
     Raises:
         TripsError: it cannot start: the cluster is away, or is not as it must be.
     """
+    if not __debug__:
+        raise UsageError("Run the worker without -O and PYTHONOPTIMIZE: aiokafka checks transactions with asserts.")
     configure_logs(debug=debug)
     return asyncio.run(_run(settings, new_processor))
 

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
+from datetime import datetime
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from conftest import environment_of
+from integration.cluster import read
 
 PARTITIONS = 4
 RATE = 1500
@@ -67,23 +69,29 @@ class Drill:
             await asyncio.sleep(0.01)
         await producer.stop()
 
-    async def counted(self):
+    async def counted(self, event=b"Counted"):
         """What a consumer that reads committed sees: the counts of each key, in order."""
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.settings.bootstrap_servers,
-            isolation_level="read_committed",
-            auto_offset_reset="earliest",
-        )
-        await consumer.start()
-        places = [TopicPartition(self.settings.topics.events, n) for n in range(PARTITIONS)]
-        consumer.assign(places)
-        ends, counts = await consumer.end_offsets(places), defaultdict(list)
-        while any([await consumer.position(place) < end for place, end in ends.items()]):
-            for records in (await consumer.getmany(timeout_ms=100)).values():
-                for record in records:
-                    counts[record.key.decode()].append(int(record.value.split()[0]))
-        await consumer.stop()
+        counts = defaultdict(list)
+        for record in await self.announced(event):
+            counts[record.key.decode()].append(int(record.value.split()[0]))
         return counts
+
+    async def saw(self, count, event, within=30.0):
+        async with asyncio.timeout(within):
+            while len(await self.announced(event)) < count:  # noqa: ASYNC110 - it happens in Kafka
+                await asyncio.sleep(0.05)
+
+    async def times(self, event):
+        """What the clock was at each announcement of a kind, in epoch ms."""
+        texts = [dict(record.headers)["ce_time"].decode() for record in await self.announced(event)]
+        return [int(datetime.fromisoformat(text).timestamp() * 1000) for text in texts]
+
+    async def announced(self, event):
+        return [
+            record
+            for record in await read(self.settings, self.settings.topics.events)
+            if dict(record.headers)["ce_type"] == event
+        ]
 
     async def everything_counted_once(self, within=60.0):
         deadline = time.monotonic() + within
@@ -195,6 +203,29 @@ async def test_a_frozen_worker_that_wakes_up_after_its_partitions_moved_spoils_n
     assert first.poll() in (None, 1)
     if first.poll() == 1:
         assert "Fenced" in drill.logs[0].read_text()
+
+
+async def test_the_clock_of_a_quiet_partition_goes_on_after_a_restart_from_what_is_stored(drill):
+    worker = drill.start()
+    await drill.ready(worker)
+    producer = AIOKafkaProducer(bootstrap_servers=drill.settings.bootstrap_servers)
+    await producer.start()
+    last_year = 1_740_000_000_000
+    for n in range(3):
+        await producer.send_and_wait(
+            drill.settings.topics.telemetry, b"x", key=b"quiet-car", timestamp_ms=last_year + n * 100
+        )
+    await producer.stop()
+    await drill.saw(3, b"Counted")
+    worker.kill()
+    await stopped(worker)
+    await drill.ready(drill.start())
+    await drill.saw(1, b"Quiet")
+    await asyncio.sleep(2)
+    assert await drill.counted(b"Quiet") == {"quiet-car": [3]}
+    # Quiet is 1.5 s by the clock of last year: the wall clock alone would have said so at once, hours ago.
+    (time_ms,) = await drill.times(b"Quiet")
+    assert last_year + 200 + 1500 <= time_ms < last_year + 200 + 1500 + 2500
 
 
 async def test_a_bug_ends_the_worker_and_commits_nothing_of_its_batch(drill):

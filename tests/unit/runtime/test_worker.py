@@ -1,0 +1,330 @@
+import asyncio
+import threading
+from types import SimpleNamespace
+
+import pytest
+from aiokafka.errors import ProducerFenced
+
+from streams.delivery.checkpoint import Destinations
+from streams.errors import ClusterError, InternalError, StateError
+from streams.processor import Counts
+from streams.records import Output
+from streams.runtime import worker as module
+from streams.runtime.batches import Batch
+from streams.runtime.metrics import Metrics
+from streams.runtime.worker import Worker, explain
+from streams.settings import Topics
+
+TOPICS = Topics(
+    telemetry="telemetry", dead_letters="dead", late="late", events="events", trips="trips", changelog="changelog"
+)
+
+
+class Processor:
+    def __init__(self):
+        self.clock = 0
+        self.open_trips = self.vehicles = self.state_bytes = 0
+        self.counts = Counts()
+        self.records = []
+        self.restored_from = []
+        self.is_restored = False
+
+    def process(self, records):
+        self.records += records
+
+    def wake_at(self):
+        return None
+
+    def take(self):
+        return Output()
+
+    def restore(self, items):
+        self.restored_from += items
+
+    def restored(self):
+        self.is_restored = True
+
+
+class Fences:
+    def __init__(self):
+        self.unbroken = set()
+        self.asked = []
+
+    async def renew(self, partitions):
+        self.asked.append(set(partitions))
+        return {number: SimpleNamespace(producer=Producer(), unbroken=number in self.unbroken) for number in partitions}
+
+    async def close(self):
+        pass
+
+
+class Producer:
+    """Takes everything."""
+
+    def __init__(self):
+        self._txn_manager = SimpleNamespace(maybe_add_partition_to_txn=lambda _: None)
+
+    async def begin_transaction(self):
+        pass
+
+    async def send_offsets_to_transaction(self, offsets, group):
+        pass
+
+    async def commit_transaction(self):
+        pass
+
+
+class Consumer:
+    partitions = 4
+
+    async def partition_count(self, _):
+        return self.partitions
+
+
+@pytest.fixture
+def changelog(monkeypatch):
+    """What is in the changelog, by partition; and which of them were read."""
+    content, reads = {}, []
+
+    async def read_changelog(topic, partitions, settings, take):
+        reads.append(list(partitions))
+        for number in partitions:
+            records = [SimpleNamespace(key=key, value=value) for key, value in content.get(number, {}).items()]
+            take(number, records)
+        return sum(len(content.get(number, {})) for number in partitions)
+
+    monkeypatch.setattr(module, "read_changelog", read_changelog)
+    return SimpleNamespace(content=content, reads=reads)
+
+
+@pytest.fixture
+async def worker(changelog, monkeypatch):
+    monkeypatch.setattr(module.os, "_exit", lambda _: None)
+    one = Worker(
+        topics=TOPICS,
+        destinations=Destinations(
+            application_id="app",
+            telemetry="telemetry",
+            events="events",
+            trips="trips",
+            dead_letters="dead",
+            late="late",
+            changelog="changelog",
+            dead_letter_bytes=1,
+            late_bytes=1,
+        ),
+        client={},
+        consumer_settings={"bootstrap_servers": ["localhost:9092"]},
+        fences=Fences(),
+        new_processor=Processor,
+        partition_count=4,
+        commit_interval=0.01,
+        metrics=Metrics(),
+    )
+    yield one
+    one.stand_down()
+    await one.close()
+
+
+def batch(partition=0, sequence=0, generation=1, offset=0):
+    record = SimpleNamespace(offset=offset, timestamp=0, key=b"a", value=b"", headers=())
+    return Batch(partition, [record], sequence, generation)
+
+
+async def take_over(worker, numbers, generation):
+    await worker.take_over(set(numbers), generation, Consumer())
+    worker.open(generation)
+
+
+async def test_it_is_ready_when_state_is_recovered_and_not_before(worker, changelog):
+    changelog.content[1] = {b"key": b"value"}
+    assert not worker.ready
+    await worker.take_over({0, 1}, 1, Consumer())
+    assert not worker.ready
+    worker.open(1)
+    assert worker.ready
+    assert sorted(worker.partitions) == [0, 1]
+    assert worker.partitions[1].processor.restored_from == [(b"key", b"value")]
+    assert all(partition.processor.is_restored for partition in worker.partitions.values())
+
+
+async def test_without_partitions_it_is_ready_too(worker):
+    await take_over(worker, (), 1)
+    assert worker.ready
+
+
+async def test_it_is_not_ready_while_no_broker_answers(worker, monkeypatch):
+    await take_over(worker, {0}, 1)
+    monkeypatch.setattr(module, "_NOT_READY_AFTER", 0.01)
+    await asyncio.sleep(0.03)
+    assert not worker.ready
+
+
+async def test_batches_are_applied_while_it_is_open(worker):
+    await worker.handle(batch())
+    await take_over(worker, {0}, 1)
+    await worker.handle(batch())
+    assert len(worker.partitions[0].processor.records) == 1
+    await worker.drain()
+    await worker.handle(batch(sequence=1))
+    assert worker.failure is None
+
+
+async def test_a_batch_of_an_older_assignment_is_refused(worker):
+    await take_over(worker, {0}, 1)
+    await worker.drain()
+    await take_over(worker, {0}, 2)
+    await worker.handle(batch(generation=1))
+    assert worker.partitions[0].processor.records == []
+    assert worker.failure is None
+
+
+async def test_a_batch_that_waited_for_room_while_its_assignment_ended_is_refused(worker):
+    await take_over(worker, {0}, 1)
+    partition = worker.partitions[0]
+    partition._room.clear()
+    handling = asyncio.create_task(worker.handle(batch()))
+    await asyncio.sleep(0.01)
+    await worker.drain()
+    await asyncio.wait_for(handling, 1)
+    assert partition.processor.records == []
+
+
+async def test_a_partition_that_nobody_else_had_in_between_is_not_read_back(worker, changelog):
+    await take_over(worker, {0, 1, 2}, 1)
+    kept, broken = worker.partitions[0].processor, worker.partitions[1].processor
+    await worker.drain()
+    worker._fences.unbroken = {0}
+    await take_over(worker, {0, 1}, 2)
+    assert worker.partitions[0].processor is kept
+    assert worker.partitions[1].processor is not broken
+    assert changelog.reads == [[0, 1, 2], [1]]
+
+
+async def test_what_is_kept_through_an_assignment_that_is_cut_short_is_dropped_if_its_fence_was_broken(
+    worker, changelog, monkeypatch
+):
+    await take_over(worker, {0}, 1)
+    first = worker.partitions[0].processor
+    await worker.drain()
+    never = asyncio.Event()
+
+    async def hang(*_):
+        await never.wait()
+
+    monkeypatch.setattr(module, "read_changelog", hang)
+    cut_short = asyncio.create_task(worker.take_over({0}, 2, Consumer()))  # another had it: broken
+    await asyncio.sleep(0.01)
+    cut_short.cancel()
+    await asyncio.gather(cut_short, return_exceptions=True)
+    monkeypatch.undo()
+    worker._fences.unbroken = {0}  # nobody had it since
+    monkeypatch.setattr(module, "read_changelog", _reads_nothing)
+    await take_over(worker, {0}, 3)
+    assert worker.partitions[0].processor is not first
+
+
+async def _reads_nothing(*_):
+    return 0
+
+
+async def test_more_partitions_than_the_state_is_of_are_refused(worker):
+    consumer = Consumer()
+    consumer.partitions = 5
+    with pytest.raises(ClusterError, match=r"telemetry has 5 partitions, but the state in changelog is of 4"):
+        await worker.take_over({0}, 1, consumer)
+
+
+async def test_a_topic_that_is_gone_is_an_error_and_not_an_empty_assignment(worker):
+    consumer = Consumer()
+    consumer.partitions = 0
+    with pytest.raises(ClusterError, match="do not know of telemetry"):
+        await worker.take_over(set(), 1, consumer)
+
+
+async def test_a_failure_is_final(worker):
+    await take_over(worker, {0}, 1)
+    await worker.handle(batch(sequence=5))
+    assert isinstance(worker.failure, InternalError)
+    assert worker.failed.is_set()
+    assert not worker.ready
+    first = worker.failure
+    worker.fail(RuntimeError("another"))
+    assert worker.failure is first
+    await worker.handle(batch())
+    assert worker.partitions[0].processor.records == []
+
+
+async def test_after_a_failure_nothing_is_drained(worker, monkeypatch):
+    await take_over(worker, {0}, 1)
+    await worker.handle(batch())
+    worker.fail(RuntimeError("no"))
+    partition = worker.partitions[0]
+    monkeypatch.setattr(partition, "drain", None)  # calling it would raise
+    await worker.drain()
+    await partition.stop()
+
+
+async def test_a_drain_that_takes_too_long_is_a_failure(worker, monkeypatch):
+    monkeypatch.setattr(module, "_DRAIN_TIMEOUT", 0.05)
+    await take_over(worker, {0}, 1)
+
+    async def hang():
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(worker.partitions[0], "drain", hang)
+    await worker.drain()
+    assert isinstance(worker.failure, ClusterError)
+
+
+async def test_a_failure_in_another_thread_is_told_to_the_loop(worker):
+    clock = asyncio.create_task(worker.keep_time())
+    await asyncio.sleep(0)
+    thread = threading.Thread(target=worker.fail, args=(RuntimeError("there"),))
+    thread.start()
+    thread.join()
+    await asyncio.wait_for(worker.failed.wait(), 1)
+    assert str(worker.failure) == "there"
+    clock.cancel()
+    await asyncio.gather(clock, return_exceptions=True)
+
+
+async def test_a_worker_that_cannot_stop_is_ended_by_force(worker, monkeypatch):
+    codes = []
+    monkeypatch.setattr(module.os, "_exit", codes.append)
+    monkeypatch.setattr(module, "_GRACE", 0.02)
+    worker.fail(RuntimeError("no"))
+    await asyncio.sleep(0.1)
+    assert codes == [1]
+
+
+async def test_a_worker_that_stops_by_itself_is_not(worker, monkeypatch):
+    codes = []
+    monkeypatch.setattr(module.os, "_exit", codes.append)
+    monkeypatch.setattr(module, "_GRACE", 0.05)
+    worker.fail(RuntimeError("no"))
+    worker.stand_down()
+    await asyncio.sleep(0.1)
+    assert codes == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "line"),
+    [
+        (StateError("newer"), "newer"),
+        (ValueError("of two\nlines"), "ValueError: of two lines"),
+    ],
+)
+def test_the_reason_is_one_line(reason, line):
+    assert explain(reason) == line
+
+
+def test_being_fenced_is_explained():
+    assert explain(ProducerFenced()).startswith("Fenced: another worker has taken partitions over")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"), [((), "none"), ((3,), "3"), ((0, 1, 2, 5), "0-2,5"), ((7, 6, 0), "0,6-7")]
+)
+def test_partitions_are_told_briefly(numbers, text):
+    assert module._ranges(numbers) == text

@@ -282,8 +282,10 @@ class Vehicle:
             elif self._last_behind(horizon, name) == (timestamp, value):
                 continue
             elif name not in last and not (name == self._rules.trigger and value):
-                self._absorb(row, Property(name), value, int(horizon))
-                absorbed = True
+                if self._absorb(timestamp, Property(name), value, int(horizon)):
+                    absorbed = True
+                else:
+                    fresh[name] = value
             else:
                 late.append((Property(name), timestamp))
         if fresh:
@@ -308,11 +310,11 @@ class Vehicle:
         return self._last
 
     def _last_behind(self, horizon: float, name: int) -> tuple[int, Any] | None:
-        """The last sample of a property as of the horizon."""
+        """The last sample of a property behind the horizon."""
         if self._behind is None or self._behind[0] != horizon:
             machine = Machine.unpack(self._base, self._rules)
             known = dict(machine.known)
-            self._learn(known, self._timeline.rows(_instant_of(machine), horizon))
+            self._learn(known, self._timeline.rows(_instant_of(machine), horizon - 1))
             self._behind = (horizon, known)
         return self._behind[1].get(name)
 
@@ -322,20 +324,27 @@ class Vehicle:
             for name, value in row_items(row).items():
                 known[name] = (row[0], value)
 
-    def _absorb(self, row: Row, name: Property, value: Any, horizon: int) -> None:
-        """Take in a sample from behind the horizon, the first that is known of its property."""
+    def _absorb(self, timestamp: int, name: Property, value: Any, horizon: int) -> bool:
+        """Take in a sample from behind the horizon, the first that is known of its property.
+
+        Returns:
+            False: rows of its time are not folded, because a trip waits for ``ready_delay``. It is a row like them.
+        """
         self._fold(horizon)
+        if self._folded is not None and timestamp >= self._folded:
+            return False
         machine = Machine.unpack(self._base, self._rules)
-        machine.absorb(name, row[0], value, make_row(row[0], {name: value}))
+        machine.absorb(name, timestamp, value, make_row(timestamp, {name: value}))
         self._base = machine.pack()
         self._base_changed = True
         self._behind = None
         self._marks = []
         self._touch(-inf)
         if self._last is not None:
-            self._last[name] = (row[0], value)
+            self._last[name] = (timestamp, value)
         if name == self._rules.trigger and self._trigger_on is None:
-            self._trigger_at, self._trigger_on = row[0], bool(value)
+            self._trigger_at, self._trigger_on = timestamp, bool(value)
+        return True
 
     # -- announcing --------------------------------------------------------------------------------------------------
 

@@ -201,13 +201,11 @@ class Processor:
         """
         restoring = self._restoring
         for key, value in items:
-            if value is None:
-                continue
             try:
-                opened = open_value(key, value)
+                opened = b"" if value is None else open_value(key, value)
             except BrokenStateError as error:
                 raise StateError(str(error)) from error
-            if key == CLOCK_KEY:
+            if key == CLOCK_KEY and opened:
                 self.clock = max(self.clock, msgpack.unpackb(opened))
                 continue
             prefix = _PREFIXES.get(key[:1])
@@ -227,7 +225,7 @@ class Processor:
         for vehicle, parts in self._restoring.items():
             head = parts.get(b"h")
             vehicle_id = vehicle.decode()
-            if head is None:
+            if not head:
                 raise StateError(f"the state of vehicle {vehicle_id!r} has no head: its changelog is not whole")
             stored = StoredVehicle(
                 head,
@@ -300,7 +298,7 @@ _PREFIXES = {b"h": 1, b"t": 1, b"b": 1, b"w": 3, b"s": 3, b"c": 3}
 
 
 def _numbered(parts: dict[bytes, bytes], kind: bytes) -> tuple[tuple[int, bytes], ...]:
-    """The parts of a kind with their numbers, in order; emptied ones are not there."""
+    """The parts of a kind with their numbers, in order, but for those that are not needed any more."""
     return tuple(
         (int.from_bytes(prefix[1:], "big"), parts[prefix])
         for prefix in sorted(parts)

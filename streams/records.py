@@ -89,10 +89,10 @@ class Output:
     """What one checkpoint delivers, in the order in which it came about.
 
     Attributes:
-        changes: changed state, changelog key to value, each key once.
+        changes: changed state, changelog key to value, each key once. None: the key is not needed any more.
     """
 
     announcements: list[Announcement] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     late: list[Late] = field(default_factory=list)
-    changes: dict[bytes, bytes] = field(default_factory=dict)
+    changes: dict[bytes, bytes | None] = field(default_factory=dict)

@@ -67,7 +67,7 @@ class TripsTestDriver:
         self._offset = 0
         self._published: dict[str, list[OutputRecord]] = {}
         self._trips: dict[str, bytes] = {}
-        self._changelog: dict[bytes, bytes] = {}
+        self._changelog: dict[bytes, bytes | None] = {}
 
     @property
     def clock(self) -> int:

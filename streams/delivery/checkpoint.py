@@ -125,7 +125,7 @@ class Checkpointer:
 
         # 6. Commit. From here on it is visible, and the offset stands behind what it led to.
         await producer.commit_transaction()
-        return sum(len(key) + len(value) for key, value in output.changes.items())
+        return sum(len(key) + len(value or b"") for key, value in output.changes.items())
 
     async def _batches(self, output: Output) -> dict[TopicPartition, Sequence[Any]]:
         """The records by topic and partition, in aiokafka's batches (a future for each record would be slow)."""

@@ -320,21 +320,23 @@ class Machine:
             last, longest = ride.last, ride.longest_gap
             ride.add(timestamp, row[1], row[2], column(row[1]))
             ride.last, ride.longest_gap = last, longest
-        if timestamp > ride.start:
-            return
+        if timestamp <= ride.start:
+            self._absorb_at_start(ride, name, timestamp, value)
+        remembered = self.remembered
+        if remembered is not None and remembered.end is not None and timestamp <= remembered.end:
+            _absorb_remembered(remembered, ride, name, timestamp, value)
+
+    def _absorb_at_start(self, ride: Ride, name: Property, timestamp: int, value: Any) -> None:
         if name == Property.POSITION:
-            ride.start_fix = ride.start_fix or Fix(timestamp, *value)
+            ride.start_fix = Fix(timestamp, *value)
         elif name == Property.UNIT:
-            ride.start_unit = ride.start_unit or value
+            ride.start_unit = value
         elif name == Property.MILEAGE:
             observed = not ride.flags & Flag.START_UNOBSERVED
             if observed and (self.previous_end is None or timestamp >= self.previous_end):
                 ride.start_odometer = value
         elif name in _ENERGIES:
-            ride.start_energies = tuple(  # type: ignore[assignment]
-                value if energy == name and known is None else known
-                for energy, known in zip(_ENERGIES, ride.start_energies, strict=True)
-            )
+            ride.start_energies = _replaced(ride.start_energies, name, value)
 
     @property
     def boundary(self) -> int | None:
@@ -384,6 +386,34 @@ class Machine:
         machine.ride = ride and Ride.unpack(ride)
         machine.remembered = remembered and Trip.unpack(remembered)
         return machine
+
+
+def _absorb_remembered(trip: Trip, ride: Ride, name: Property, timestamp: int, value: Any) -> None:
+    """What the ride has absorbed, for the trip as it would be if it had ended before: nothing else is known of it."""
+    match name:
+        case Property.POSITION:
+            trip.start_fix, trip.end_fix, trip.fixes = ride.start_fix, Fix(timestamp, *value), ride.fixes
+        case Property.MILEAGE:
+            trip.start_odometer, trip.end_odometer = ride.start_odometer, ride.end_odometer
+        case Property.SPEED:
+            trip.max_speed = ride.max_speed
+        case Property.UNIT:
+            trip.start_unit, trip.unit = ride.start_unit, value
+        case Property.DOORS:
+            trip.doors = value
+        case Property.WINDOWS:
+            trip.windows = value
+        case Property.ENERGY | Property.STATE_OF_CHARGE | Property.FUEL:
+            at_start = ride.start_energies[_ENERGIES.index(name)]
+            trip.start_energies = _replaced(trip.start_energies, name, at_start)
+            trip.end_energies = _replaced(trip.end_energies, name, value)
+
+
+def _replaced(
+    energies: tuple[int | None, int | None, int | None], name: Property, value: int | None
+) -> tuple[int | None, int | None, int | None]:
+    combined, charge, fuel = (value if energy == name else old for energy, old in zip(_ENERGIES, energies, strict=True))
+    return combined, charge, fuel
 
 
 def _fix(sample: Known | None) -> Fix | None:

@@ -27,7 +27,7 @@ from streams.trips.identity import identify
 from streams.trips.ledger import Ledger, State, Word
 from streams.trips.machine import Machine, Phase
 from streams.trips.rules import Rules
-from streams.trips.samples import FLOW_ID_BIT, Property, Row, make_row, merge, row_items
+from streams.trips.samples import FLOW_ID_BIT, Property, Row, column, make_row, merge, row_items
 from streams.trips.state import FRAME_SIZE, seal_value
 from streams.trips.timeline import Timeline
 from streams.trips.trip import Trip
@@ -195,8 +195,10 @@ class Vehicle:
         urgent = False
         for given in rows:
             row: Row | None = given
-            if self._newest is not None and given[0] <= self._newest:
-                row = self._unknown_part(given, horizon, late)
+            if given[1] >> FLOW_ID_BIT & 1:
+                row = self._with_own_flow_id(given)
+            if row is not None and self._newest is not None and given[0] <= self._newest:
+                row = self._unknown_part(row, horizon, late)
                 if row is None:
                     continue
             newest_added = given[0]
@@ -219,6 +221,12 @@ class Vehicle:
         if urgent or (self._newest is not None and self._newest > self._due):
             self.announce()
         return True, late
+
+    def _with_own_flow_id(self, row: Row) -> Row:
+        """Without its flow id, unless the row holds an ON of the trigger: only that may start a trip."""
+        timestamp, mask, values = row
+        place = column(mask)[self._rules.trigger]
+        return row if place >= 0 and values[place] else (timestamp, mask ^ 1 << FLOW_ID_BIT, values[:-1])
 
     def _add(self, row: Row) -> bool:
         """Keep a row. Whether it is in order and at an edge of the trigger: to be announced at once."""
@@ -281,7 +289,7 @@ class Vehicle:
                 fresh[name] = value
             elif self._last_behind(horizon, name) == (timestamp, value):
                 continue
-            elif name not in last and not (name == self._rules.trigger and value):
+            elif name not in last and not (name == self._rules.trigger and value) and not self._stale:
                 if self._absorb(timestamp, Property(name), value, int(horizon)):
                     absorbed = True
                 else:
@@ -441,6 +449,8 @@ class Vehicle:
         self.on = current is not None and current.end is None
         self._trigger_gap = machine.phase is Phase.DOUBT
         self._trigger_at, self._trigger_on = machine.known.get(self._rules.trigger, (-inf, None))
+        if machine.phase is Phase.UNKNOWN and self._rules.unknown_start == "start":
+            self._trigger_on = None  # known under other rules: the next ON starts a trip
         self._remember_waits(machine, current)
         return derived, begin, unchanged
 
@@ -608,7 +618,7 @@ class Vehicle:
     def _tidy(self) -> None:
         """Fold, now and then, whatever lies behind the horizon of a vehicle that is not driving."""
         newest = self._newest
-        if self.on or newest is None or newest < self._fold_at:
+        if self.on or self._stale or newest is None or newest < self._fold_at:
             return
         pause = self._rules.correction_horizon_ms // 4
         self._fold_at = newest + pause
@@ -617,19 +627,22 @@ class Vehicle:
             self._fold(self._horizon)
             self._timeline.repack(-inf if self._folded is None else self._folded)
 
-    def store(self) -> dict[bytes, bytes]:
-        """The stored values that have changed since the last time, each with its key. Nothing may be pending."""
+    def store(self) -> dict[bytes, bytes | None]:
+        """The stored values that have changed since the last time, each with its key. Nothing may be pending.
+
+        None: the key is not needed any more.
+        """
         timeline = self._timeline
         self._tidy()
         head = self._head()
         if len(head) + len(timeline.tail) + FRAME_SIZE > _HEAD_BUDGET and timeline.tail:
             timeline.store_tail()
-            if timeline.has_new_sealed:
+            if timeline.has_new_sealed and not self._stale:
                 oldest = timeline.oldest
                 if oldest is not None and oldest < self._horizon:
                     self._fold(self._horizon)
             head = self._head()
-        changes: dict[bytes, bytes] = {}
+        changes: dict[bytes, bytes | None] = {}
         key = self._key
         head += timeline.tail
         _put(changes, b"h" + key, head)
@@ -734,8 +747,8 @@ class Vehicle:
         return vehicle
 
 
-def _put(changes: dict[bytes, bytes], key: bytes, content_: bytes) -> None:
-    changes[key] = seal_value(key, content_)
+def _put(changes: dict[bytes, bytes | None], key: bytes, content_: bytes) -> None:
+    changes[key] = seal_value(key, content_) if content_ else None
 
 
 def _part_key(kind: bytes, number: int, vehicle: bytes) -> bytes:

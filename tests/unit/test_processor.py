@@ -149,3 +149,63 @@ def test_a_vehicle_that_is_put_to_rest_between_its_records_is_told_the_same():
             assert list(processor._awake) == (["other"] if pause else ["JQ7RP", "other"])
     assert told[0] == told[121_000]
     assert [event for event, _ in told[0]].count("TripDataReady") == 4
+
+
+def test_new_rules_and_a_first_old_property_in_one_record_leave_no_word_behind():
+    processor, changelog = partition(correction_horizon_ms=HOUR), {}
+    processor.process([record(number, message(number * 30, ignition="ON"), T0) for number in range(240)])
+    processor = restarted(processor, changelog, correction_horizon_ms=HOUR, trigger=Property.IMMOBILIZER)
+    old = {"timestamp": T0 - HOUR, "value": "CLOSED"}
+    for offset in range(240, 1_000):
+        second = offset * 30
+        lock = "UNLOCKED" if offset // 20 % 2 else "LOCKED"
+        processor.process([record(offset, message(second, immobilizer=lock, doors_status=old), T0)])
+    told = processor.take().announcements
+    assert told[0].event == "TripDiscarded"
+    assert json.loads(told[0].payload)["data"]["reason"] == "SUPERSEDED"
+    assert len(processor._awake["JQ7RP"]._ledger.starts(0)) < 10
+
+
+def test_an_on_that_was_not_trusted_before_a_restart_does_not_hide_the_next():
+    processor, changelog = partition(correction_horizon_ms=HOUR, unknown_start="ignore"), {}
+    processor.process([record(number, message(number * 60, ignition="ON"), T0) for number in range(200)])
+    processor = restarted(processor, changelog, correction_horizon_ms=HOUR)
+    processor.process([record(200, message(200 * 60, speed_in_kmh=3), T0)])
+    processor.take()
+    for offset in range(201, 203):
+        processor.process([record(offset, message(offset * 60, ignition="ON"), T0)])
+    assert {one.event for one in processor.take().announcements} <= {"TripStarted", "TripDiscarded"}
+    assert processor.open_trips == 1
+
+
+def test_the_flow_id_is_that_of_the_trigger_not_of_another_switch():
+    processor = partition()
+
+    def envelope(flow_id, **properties):
+        data = {"vehicle_id": "JQ7RP", "timestamp": T0, **properties}
+        return json.dumps({"metadata": {"flow_id": flow_id}, "data": data}).encode()
+
+    processor.process([record(0, envelope("z", immobilizer="UNLOCKED"), T0)])
+    processor.process([record(1, envelope("a", ignition="ON"), T0)])
+    (started,) = processor.take().announcements
+    assert json.loads(started.payload)["metadata"]["flow_id"] == "a"
+
+
+@pytest.mark.parametrize("decider", ["ON", "OFF"])
+def test_a_first_old_position_counts_for_the_trip_before_the_gap_and_for_the_whole(decider):
+    processor = partition(correction_horizon_ms=HOUR)
+    processor.process(
+        [
+            record(0, message(0, ignition="OFF"), T0),
+            record(1, message(60, ignition="ON"), T0),
+            record(2, message(660, speed_in_kmh=50), T0),
+            record(3, message(8_000, speed_in_kmh=50), T0),
+            record(4, message(12_000, speed_in_kmh=50), T0),
+            record(5, message(600, position={"lat": 50.1, "lon": 7.3}), T0),
+            record(6, message(12_060, ignition=decider), T0),
+        ]
+    )
+    ready = [one for one in processor.take().announcements if one.event == "TripDataReady"]
+    trip = json.loads(ready[-1].payload)["data"]["trip"]
+    assert trip["metrics"]["position_count"] == 1
+    assert trip["end"]["position"]["timestamp"] == "2026-03-01T08:10:00Z"

@@ -91,7 +91,7 @@ def test_the_key_of_a_dropped_chunk_is_used_again():
     assert sorted(timeline.sealed) == [0, 1, 2]
 
 
-def test_keys_that_are_not_needed_any_more_are_emptied_when_the_vehicle_is_not_driving():
+def test_keys_that_are_not_needed_any_more_are_given_up_when_the_vehicle_is_not_driving():
     timeline = Timeline()
     for instant in range(2):
         timeline.append(make_row(T0 + instant, {Property.SPEED: 1}))

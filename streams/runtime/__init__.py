@@ -5,6 +5,7 @@ upon stands in ``tests/integration/test_reliance.py``, which fails when a new ve
 
 ==============  ========================================================================================
 batches         one Faust event carries one fetched batch of one partition
+headers         records that aiokafka stumbles over
 recovery        taking partitions over, in the order that loses nothing
 fences          one transactional producer per partition: whoever had it before is shut out
 changelog       reading the state of a partition back, up to the last stable offset

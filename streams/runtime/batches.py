@@ -11,6 +11,7 @@ from aiokafka.structs import TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
+from streams.runtime.headers import read_any_header_name
 from streams.runtime.logs import FAUST_LOGGER
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     logger = FAUST_LOGGER
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:  # noqa: ARG002 - Faust's signature
+        read_any_header_name()
         self._assignor = self.app.assignor
         return AIOKafkaConsumer(**self.app.worker.consumer_settings, partition_assignment_strategy=[self._assignor])
 

@@ -108,8 +108,6 @@ class _Gauges(Collector):
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._sizes: WeakKeyDictionary[PartitionProcessor, int] = WeakKeyDictionary()
-        self._measured: dict[int, float] = {}
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         partitions = self._worker.partitions.values()
@@ -123,17 +121,7 @@ class _Gauges(Collector):
         processors: list[Any] = [partition.processor for partition in partitions]
         yield _gauge("trips_vehicles", "Vehicles with state.", sum(one.vehicles for one in processors))
         yield _gauge("trips_open_trips", "Trips that are on.", sum(one.open_trips for one in processors))
-        yield _gauge("trips_state_bytes", "State of all vehicles, as stored (a minute old).", self._state_bytes())
-
-    def _state_bytes(self) -> int:
-        """Adding it up takes a look at every vehicle: now and then, and one partition at a time."""
-        partitions, now = self._worker.partitions, time.monotonic()
-        for number, partition in partitions.items():
-            measured = self._measured.get(number)
-            if partition.processor not in self._sizes or measured is None or now - measured > _SIZE_EVERY:
-                self._sizes[partition.processor], self._measured[number] = partition.processor.state_bytes, now
-                break
-        return sum(self._sizes.get(partition.processor, 0) for partition in partitions.values())
+        yield _gauge("trips_state_bytes", "State of all vehicles.", sum(one.state_bytes for one in processors))
 
 
 def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:

@@ -192,7 +192,9 @@ class Worker:
             self.fail(InternalError("The last checkpoints of given-up partitions were cancelled."))
             raise
         if self.failure is None:
-            self._settled = {number: partition.processor for number, partition in partitions.items()}
+            self._settled = {
+                number: partition.processor for number, partition in partitions.items() if partition.settled
+            }
             _log.info("partitions given up", partitions=_ranges(partitions))
 
     async def close(self) -> None:

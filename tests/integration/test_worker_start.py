@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import socket
+import sys
 import time
 
 import pytest
@@ -169,6 +171,46 @@ async def test_health_and_metrics_tell_how_it_is(created_topics, start_worker):
     assert [measured[f'trips_lag_records{{partition="{n}"}}'] for n in (0, 1)] == ["0.0", "0.0"]
     assert float(measured["trips_state_written_bytes_total"]) > 0
     assert float(measured["trips_checkpoint_seconds_count"]) >= 1
+
+
+SEND_A_BAD_HEADER = """
+import asyncio, sys
+from aiokafka import AIOKafkaProducer
+
+class NotUtf8(str):
+    def encode(self, *_):
+        return b"caf\\xe9"
+
+async def main(servers, topic, value):
+    producer = AIOKafkaProducer(bootstrap_servers=servers)
+    await producer.start()
+    await producer.send_and_wait(topic, value.encode(), key=b"A", headers=[(NotUtf8("x"), b"1")])
+    await producer.stop()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_a_header_name_that_is_not_utf_8_stops_nothing(created_topics, start_worker):
+    settings = created_topics
+    worker = start_worker(settings)
+    message = '{"vehicle_id":"A","timestamp":"2026-03-01T08:00:00Z","ignition":"ON"}'
+    for value in (message, "{"):
+        sender = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            SEND_A_BAD_HEADER,
+            settings.bootstrap_servers,
+            settings.topics.telemetry,
+            value,
+            env={**os.environ, "AIOKAFKA_NO_EXTENSIONS": "1"},  # the compiled encoder knows better
+        )
+        assert await sender.wait() == 0
+    await caught_up(settings, 2)
+    assert worker.process.poll() is None
+    assert len(await read(settings, settings.topics.events)) == 1
+    (letter,) = await read(settings, settings.topics.dead_letters)
+    assert letter.headers[0] == ("caf\\xe9", b"1")
 
 
 async def test_its_log_tells_the_story_as_json_lines(created_topics, start_worker):

@@ -1,0 +1,112 @@
+import pytest
+from aiokafka.consumer import fetcher
+from aiokafka.record.control_record import ABORT_MARKER
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from aiokafka.structs import TopicPartition
+
+from streams.runtime.headers import read_any_header_name
+
+PLACE = TopicPartition("telemetry", 0)
+
+
+@pytest.fixture(autouse=True)
+def patched():
+    before = fetcher.MemoryRecords, fetcher.PartitionRecords
+    read_any_header_name()
+    yield
+    fetcher.MemoryRecords, fetcher.PartitionRecords = before
+
+
+class NotUtf8(str):
+    __slots__ = ()
+
+    def encode(self, *_):
+        return b"caf\xe9"
+
+
+BAD = [(NotUtf8("cafe"), b"1")]
+
+
+def batch(base_offset, *records, producer=-1, codec=0, control=False):
+    """Records are (value, headers)."""
+    transactional = int(producer != -1)
+    builder = _DefaultRecordBatchBuilderPy(2, codec, transactional, producer, 0, 0, 1_000_000)
+    for number, (value, headers) in enumerate(records):
+        key = ABORT_MARKER_KEY if control else b"key"
+        assert builder.append(number, 1000, key, value, headers)
+    data = bytearray(builder.build())
+    data[0:8] = base_offset.to_bytes(8, "big")
+    if control:
+        data[22] |= 0x20  # attributes: a control batch; CRC is not checked here
+    return bytes(data)
+
+
+ABORT_MARKER_KEY = ABORT_MARKER.version.to_bytes(2, "big") + ABORT_MARKER.type_.to_bytes(2, "big")
+
+
+def read(raw, start=0, aborted=()):
+    records = fetcher.PartitionRecords(
+        PLACE, fetcher.MemoryRecords(raw), list(aborted), start, None, None, False, fetcher.READ_COMMITTED
+    )
+    read = [(record.offset, record.value, record.headers) for record in records]
+    return read, records.next_fetch_offset
+
+
+@pytest.mark.parametrize("codec", [0, 1], ids=["plain", "gzip"])
+def test_a_name_that_is_not_utf_8_is_read_leniently_and_so_is_the_rest(codec):
+    raw = batch(5, (b"a", []), (b"b", BAD), (b"c", [("é", None)]), codec=codec)
+    assert read(raw) == (
+        [(5, b"a", ()), (6, b"b", (("caf\\xe9", b"1"),)), (7, b"c", (("é", None),))],
+        8,
+    )
+
+
+def test_batches_before_and_after_are_read_once():
+    raw = batch(0, (b"a", [])) + batch(1, (b"b", BAD), (b"c", BAD)) + batch(3, (b"d", BAD)) + batch(4, (b"e", []))
+    read_records, position = read(raw)
+    assert [(offset, value) for offset, value, _ in read_records] == [
+        (0, b"a"),
+        (1, b"b"),
+        (2, b"c"),
+        (3, b"d"),
+        (4, b"e"),
+    ]
+    assert position == 5
+
+
+def test_keys_and_values_are_plain_bytes():
+    records = fetcher.PartitionRecords(
+        PLACE, fetcher.MemoryRecords(batch(0, (b"a", BAD))), [], 0, None, None, False, fetcher.READ_COMMITTED
+    )
+    (record,) = records
+    assert [type(record.key), type(record.value), type(record.headers[0][1])] == [bytes, bytes, bytes]
+
+
+def test_reading_starts_where_it_was_asked_to():
+    assert read(batch(0, (b"a", BAD), (b"b", BAD)), start=1)[0] == [(1, b"b", (("caf\\xe9", b"1"),))]
+
+
+def test_aborted_transactions_stay_aborted():
+    raw = (
+        batch(0, (b"aborted", []), producer=7)
+        + batch(1, (b"", []), producer=7, control=True)
+        + batch(2, (b"aborted again", []), producer=7)
+        + batch(3, (b"of another", BAD), producer=8)
+        + batch(4, (b"still aborted", BAD), producer=7)
+        + batch(5, (b"", []), producer=7, control=True)
+        + batch(6, (b"committed", BAD), producer=7)
+    )
+    read_records, position = read(raw, aborted=[(7, 0), (7, 2)])
+    assert [(offset, value) for offset, value, _ in read_records] == [(3, b"of another"), (6, b"committed")]
+    assert position == 7
+
+
+def test_a_fetch_that_ends_in_the_middle_of_a_batch_is_read_up_to_there():
+    whole = batch(0, (b"a", BAD))
+    read_records, position = read(whole + batch(1, (b"b", []))[:-3])
+    assert [value for _, value, _ in read_records] == [b"a"]
+    assert position == 1
+
+
+def test_without_such_names_nothing_is_different():
+    assert read(batch(0, (b"a", [("h", b"1")]))) == ([(0, b"a", (("h", b"1"),))], 1)

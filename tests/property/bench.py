@@ -83,8 +83,10 @@ class Bench:
         self.processor.restore(list(self.changelog.items()))
         self.processor.restored()
 
-    def feed(self, records: Iterable[KafkaRecord]) -> list[Announcement]:
+    def feed(self, records: Iterable[KafkaRecord], *, fold: bool = False) -> list[Announcement]:
         self.processor.process(records)
+        if fold:
+            self.fold()
         return self.checkpoint()
 
     def advance(self, clock: int) -> list[Announcement]:
@@ -94,6 +96,11 @@ class Bench:
 
     def close(self) -> list[Announcement]:
         return self.advance(self.processor.clock + FAR)
+
+    def fold(self) -> None:
+        """Fold what is behind the horizon now. The processor does so only when a vehicle's chunks are full."""
+        for vehicle in self.processor._changed.values():
+            vehicle._fold(vehicle._horizon)
 
     def checkpoint(self) -> list[Announcement]:
         output = self.processor.take()

@@ -209,7 +209,8 @@ class Arrival:
     """A message on its way in.
 
     ``pause``: how long Kafka's clock stood before it, in ms. ``ends_batch``: it is the last of its batch, after which
-    the partition has nothing more for ``wait`` ms, and the processor may be started anew.
+    the partition has nothing more for ``wait`` ms, what is behind the horizon may be folded, and the processor may be
+    started anew.
     """
 
     message: Message
@@ -217,12 +218,14 @@ class Arrival:
     ends_batch: bool = True
     wait: int = 0
     restart: bool = False
+    fold: bool = False
 
     def __repr__(self) -> str:
         words = [f"pause {self.pause}"] if self.pause else []
         words += [repr(self.message)]
         words += ["|"] if self.ends_batch else []
         words += [f"wait {self.wait}"] if self.wait else []
+        words += ["fold"] if self.fold else []
         words += ["restart"] if self.restart else []
         return " ".join(words)
 
@@ -265,16 +268,23 @@ def _arrivals(
     waits = sorted({0, of.merge_gap_ms, of.ready_delay_ms, of.silence_timeout_ms})
     pauses = st.sampled_from([0, 0, 1, *waits, *(wait + 1 for wait in waits)])
     one = st.tuples(
-        messages, st.integers(0, 9), st.integers(0, max_size), pauses, st.booleans(), pauses, st.integers(0, 3)
+        messages,
+        st.integers(0, 9),
+        st.integers(0, max_size),
+        pauses,
+        st.booleans(),
+        pauses,
+        st.integers(0, 3),
+        st.booleans(),
     )
     sizes = st.sampled_from([1, max_size // 2])  # hypothesis alone would make most lists short
     arrivals: list[Arrival] = []
-    for message, chance, again, pause, ends_batch, wait, restart in draw(
+    for message, chance, again, pause, ends_batch, wait, restart, fold in draw(
         sizes.flatmap(lambda size: st.lists(one, min_size=size, max_size=max_size))
     ):
         if arrivals and chance >= 10 - repeated:
             message = arrivals[again % len(arrivals)].message  # noqa: PLW2901 - instead of a new one
-        arrivals.append(Arrival(message, pause, not ends_batch, wait, restart == 3))
+        arrivals.append(Arrival(message, pause, not ends_batch, wait, restart == 3, fold))
     return arrivals
 
 

@@ -198,7 +198,7 @@ def test_what_lies_behind_the_horizon_is_told_as_if_all_had_been_kept(stream):
     expected = Expected(of)
     bench = Bench(of)
     for batch in to_batches(arrivals):
-        bench.feed(records[batch.start : batch.stop])
+        bench.feed(records[batch.start : batch.stop], fold=arrivals[batch.stop - 1].fold)
         for number in batch:
             expected.offer(arrivals[number].message, records[number])
         if arrivals[batch.stop - 1].restart:
@@ -218,7 +218,7 @@ def test_quiet_and_horizon_together_keep_the_promise(stream):
     expected = Expected(of)
     bench = Bench(of)
     for batch in to_batches(arrivals):
-        bench.feed(records[batch.start : batch.stop])
+        bench.feed(records[batch.start : batch.stop], fold=arrivals[batch.stop - 1].fold)
         for number in batch:
             expected.offer(arrivals[number].message, records[number])
         bench.advance(bench.processor.clock)
@@ -238,8 +238,8 @@ def test_a_long_stream_in_order_is_told_as_if_all_had_been_kept(stream):
     records = to_records([Arrival(message) for message in sent])
     expected = Expected(of)
     bench = Bench(of)
-    for message, record in zip(sent, records, strict=True):
-        bench.feed([record])
+    for number, (message, record) in enumerate(zip(sent, records, strict=True)):
+        bench.feed([record], fold=arrivals[number].fold)
         expected.offer(message, record)
     assert bench.late == []
     check_view(bench.view(), expected.trips())
@@ -257,7 +257,7 @@ def test_signals_behind_the_horizon_break_no_promise(data):
     records = to_records(arrivals)
     first, checkpoints = Bench(of), [(0, {}, 0, 0)]
     for batch in to_batches(arrivals):
-        first.feed(records[batch.start : batch.stop])
+        first.feed(records[batch.start : batch.stop], fold=arrivals[batch.stop - 1].fold)
         checkpoints.append((batch.stop, dict(first.changelog), len(first.said), len(first.late)))
     first.close()
     first.check_promises()

@@ -747,6 +747,25 @@ case(
     **DELAY,
 )
 
+case(
+    "data_that_change_after_they_were_ready_wait_for_the_delay_again",
+    """
+    07:50:00 OFF
+    08:00:00 ON
+      > TripStarted 08:00:00
+    08:10:00 OFF
+      > TripEnded 08:00:00 08:10:00
+    clock +0:31
+      > TripDataReady 08:00:00 08:10:00 position_count=0
+    08:05:00 at=50,7
+    restart
+    clock +0:30
+    clock +0.001
+      > TripDataReady 08:00:00 08:10:00 rev=4 position_count=1
+    """,
+    **DELAY,
+)
+
 # ---------------------------------------------------------------------------------------------- min_distance
 
 case(
@@ -1723,6 +1742,19 @@ case(
     11:00:10 speed@08:30:00=50 km@10:59:00=7
       > late
       > TripDataReady 08:00:00 11:00:00 flags=DATA_GAP -max_speed_in_kmh distance_in_km=0.0
+    """,
+    **TWO_HOURS,
+)
+case(
+    "a_superseding_is_announced_although_the_same_batch_leaves_it_behind_the_horizon",
+    """
+    07:50:00 OFF
+    08:00:00 ON
+      > TripStarted 08:00:00
+    08:00:00 OFF
+    + 10:30:00 OFF
+    + 10:30:01 speed=0
+      > TripDiscarded 08:00:00 reason=SUPERSEDED superseded_by= rev=any
     """,
     **TWO_HOURS,
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
-from streams.errors import TripsError
+from streams.errors import TripsError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,9 +162,11 @@ def replay_command(debug: bool, *, file: str, speed: float, max_gap: float, boot
     FILE holds JSON lines, plain or gzip; - is stdin. Their timestamps set the pace. The record's key is
     the vehicle id. Lines go out as they are, bad ones too: the worker sorts those out.
     """
+    from streams.local.files import check_readable
     from streams.settings import Settings
 
     _quiet_libraries(debug)
+    check_readable(file)
     settings = Settings.load(bootstrap_servers=bootstrap_servers)
     with _sigterm_as_interrupt():
         count = _replay_with_progress(file, settings, speed=speed, max_gap=max_gap)
@@ -336,7 +338,11 @@ def schemas(*, folder: Path) -> None:
     """
     from schemas.generate import write
 
-    for path in write(folder):
+    try:
+        paths = write(folder)
+    except OSError as error:
+        raise UsageError(f"{error.filename or folder}: {error.strerror or error}") from None
+    for path in paths:
         click.echo(path)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka.partitioner import murmur2
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from streams.delivery.messages import Message, Source, announcement_messages, dead_letter, late_letter
+from streams.delivery.messages import Message, Source, announcement_messages, batch_size, dead_letter, late_letter
 from streams.errors import InternalError
 
 if TYPE_CHECKING:
@@ -159,9 +159,18 @@ class Checkpointer:
         return TopicPartition(topic, partition_for(key, partitions, self._source.partition))
 
     def _builders(self, place: TopicPartition, messages: Iterable[Message]) -> list[Any]:
+        # max.message.bytes of a topic limits a whole batch; that of these two follows the source's, and may be small.
+        limit = {self._to.dead_letters: self._to.dead_letter_bytes, self._to.late: self._to.late_bytes}.get(place.topic)
         builders = [self._producer.create_batch()]
+        filled = 0
         for key, value, headers in messages:
+            size = batch_size(key, value, headers) if limit is not None else 0
+            if limit is not None and filled and filled + size > limit:
+                builders.append(self._producer.create_batch())
+                filled = 0
+            filled += size
             if builders[-1].append(timestamp=None, key=key, value=value, headers=headers) is None:
+                filled = size
                 builders.append(self._producer.create_batch())
                 if builders[-1].append(timestamp=None, key=key, value=value, headers=headers) is None:
                     raise InternalError(f"A record for {place.topic} does not fit into a batch of its own.")

@@ -20,6 +20,7 @@ __all__ = [
     "Message",
     "Source",
     "announcement_messages",
+    "batch_size",
     "dead_letter",
     "late_letter",
 ]
@@ -149,18 +150,18 @@ def _fit(record: Record, errors: Headers, max_size: int) -> Message:
     only where somebody has set other limits: first the end of the value, then the record's own headers, then its key.
     """
     key, value, headers = record.key, record.value, [*record.headers, *errors]
-    if _size(key, value, headers) <= max_size:
+    if batch_size(key, value, headers) <= max_size:
         return Message(key, value, headers)
     errors = [*errors, (HEADER_ORIGINAL_SIZE, str(len(value or b"")).encode())]
     for kept_key, own in ((key, record.headers), (key, ()), (None, ())):
         headers = [*own, *errors]
-        room = max_size - _size(kept_key, b"", headers)
+        room = max_size - batch_size(kept_key, b"", headers)
         if room >= 0:
             return Message(kept_key, value[:room] if value is not None else None, headers)
     return Message(None, None, errors)
 
 
-def _size(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> int:
+def batch_size(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> int:
     """The most that a batch of only this record takes in Kafka's message format 2."""
     return _BATCH_OVERHEAD + sum(_sizes(key, value, headers))
 

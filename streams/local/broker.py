@@ -190,7 +190,12 @@ class LocalKafka:
     def _start_once(self, kafka: Path) -> None:
         self._port, controller = _choose_ports(self._wanted_port)
         if self._data is not None:
-            self._data.mkdir(parents=True, exist_ok=True)
+            try:
+                self._data.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(
+                    f"{self._data}: {error.strerror or error}; choose another folder for the data"
+                ) from None
             folder = self._data.resolve()
         else:
             folder = Path(tempfile.mkdtemp(prefix="ignition-trips-kafka-"))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import BufferedReader
 
-__all__ = ["RECORDED_DRIVES", "read_lines"]
+__all__ = ["RECORDED_DRIVES", "check_readable", "read_lines"]
 
 RECORDED_DRIVES: Final = Path(__file__).with_name("data") / "drives.jsonl.gz"
 """Seven drives of three vehicles in May and June 2019, recorded once a second."""
@@ -34,6 +34,17 @@ def _opened(name: str) -> Iterator[BufferedReader]:
         raise UsageError(f"{name}: {error.strerror or error}") from None
     with file:
         yield file
+
+
+def check_readable(name: str) -> None:
+    """Whether a file is there and may be read, before anything else is begun.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if name != "-":
+        with _opened(name):
+            pass
 
 
 def read_lines(name: str) -> Iterator[bytes]:

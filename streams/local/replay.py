@@ -95,6 +95,8 @@ async def replay(
     try:
         await producer.start()
         return await _send_all(producer, topic, messages, speed, sent)
+    except BrokenPipeError:
+        raise  # it is our own reader that is gone
     except (KafkaError, OSError) as error:
         raise ClusterError(f"The Kafka cluster at {settings.bootstrap_servers} took no more: {error!r}") from error
     finally:

@@ -49,6 +49,8 @@ async def open_topic(settings: Settings, topic: str, *, from_beginning: bool) ->
         else:
             await consumer.seek_to_end(*partitions)
         yield consumer
+    except BrokenPipeError:
+        raise  # it is our own reader that is gone
     except (KafkaError, OSError) as error:
         raise ClusterError(f"The Kafka cluster at {settings.bootstrap_servers} is gone: {error!r}") from error
     finally:

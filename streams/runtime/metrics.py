@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
@@ -25,7 +24,6 @@ __all__ = ["Metrics"]
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25)
 _EVENTS: Final = ("TripStarted", "TripEnded", "TripDataReady", "TripDiscarded")
-_SIZE_EVERY: Final = 60.0
 # Fields of a processor's running totals that are numbers, and what they are called outside.
 _TOTALS: Final = {
     "messages": ("trips_messages", "Telemetry records read."),

@@ -1,13 +1,16 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 from aiokafka.errors import MessageSizeTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from unit.trips.records import record
 
 from streams.delivery.checkpoint import Checkpointer, Destinations, partition_for
-from streams.records import Announcement, Output, TripsRecord
+from streams.records import Announcement, Output, Rejected, TripsRecord
+from streams.telemetry.reader import Problem, Reason
 
 DESTINATIONS = Destinations(
     application_id="app",
@@ -27,12 +30,13 @@ class Producer:
 
     def __init__(self, batch_size=512 * 1024, failing=None):
         self.calls = []
+        self.sizes = []
         self.batch_size = batch_size
         self.failing = failing
         self._txn_manager = self
 
     async def partitions_for(self, topic):
-        return set(range({"events": 8, "trips": 3}[topic]))
+        return set(range({"events": 8, "trips": 3, "dead": 1}[topic]))
 
     def create_batch(self):
         return BatchBuilder(self.batch_size, 0, is_transactional=1)
@@ -47,6 +51,7 @@ class Producer:
         self.calls.append(("offset", offsets, group))
 
     async def send_batch(self, batch, topic, *, partition):
+        self.sizes.append(batch.size())
         self.calls.append(("send", TopicPartition(topic, partition), batch.record_count()))
         delivery = asyncio.get_running_loop().create_future()
 
@@ -141,3 +146,17 @@ def test_a_key_goes_where_kafkas_default_partitioner_puts_it(partitions):
 
 def test_a_record_without_a_key_stays_near_its_source():
     assert partition_for(None, 4, 6) == 2
+
+
+async def test_letters_are_sent_in_batches_that_their_topic_takes():
+    """max.message.bytes of a topic limits a batch, not only a record."""
+    producer = Producer()
+    small = replace(DESTINATIONS, dead_letter_bytes=20_000)
+    letters = [
+        Rejected(record(offset, b"x" * 500, 0), [Problem(Reason.NOT_JSON, None, "not JSON")], partial=False)
+        for offset in range(200)
+    ]
+    await Checkpointer(producer, 0, small).commit(Output(rejected=letters), 200)
+    assert sum(call[2] for call in producer.calls if call[0] == "send") == 200
+    assert 5 <= len(producer.sizes) <= 20
+    assert max(producer.sizes) <= 20_000

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+from contextlib import asynccontextmanager
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -93,25 +94,6 @@ def test_asked_to_stop_while_it_waits_for_a_cluster_it_ends_with_0(settings, sta
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert worker.stop() == 0
-
-
-def test_started_before_the_cluster_it_works_when_that_is_there(settings, start_worker):
-    (port,) = free_ports(1)
-    settings = settings.model_copy(update={"bootstrap_servers": f"127.0.0.1:{port}"})
-    worker = started(start_worker, settings)
-    deadline = time.monotonic() + 30
-    while "waiting for Kafka" not in worker.output():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    with LocalKafka(port=port):
-        asyncio.run(topics.create_topics(settings))
-        if worker.process.poll() is not None:  # it looked between the broker's start and the topics'
-            code, lines = ended(worker)
-            assert code == 1
-            assert "trips topics create" in lines[0]
-            worker = started(start_worker, settings)
-        worker.wait_until_ready()
-        assert worker.stop() == 0
 
 
 async def test_a_port_that_is_taken_is_named(created_topics, start_worker):
@@ -229,20 +211,31 @@ async def test_its_log_tells_the_story_as_json_lines(created_topics, start_worke
     ]
 
 
-async def test_a_broker_that_is_restarted_is_waited_out(settings, start_worker, tmp_path):
+async def test_a_broker_that_starts_after_the_worker_and_is_restarted_is_waited_for(settings, start_worker, tmp_path):
     (port,) = free_ports(1)
     settings = settings.model_copy(update={"bootstrap_servers": f"127.0.0.1:{port}"})
     message = b'{"vehicle_id":"A","timestamp":"2026-03-01T08:%02d:00Z","ignition":"%s"}'
-    first = LocalKafka(port=port, data=tmp_path / "data")
-    await asyncio.to_thread(first.start)
-    try:
+
+    @asynccontextmanager
+    async def broker():
+        kafka = LocalKafka(port=port, data=tmp_path / "data")
+        await asyncio.to_thread(kafka.start)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(kafka.stop)
+
+    async with broker():
         await topics.create_topics(settings)
-        worker = await asyncio.to_thread(start_worker, settings)
+    worker = started(start_worker, settings)
+    async with asyncio.timeout(30):
+        while "waiting for Kafka" not in worker.output():  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.1)
+    async with broker():
+        await asyncio.to_thread(worker.wait_until_ready)
         await feed(settings, [(b"A", message % (0, b"ON"))])
         await caught_up(settings, 1)
-    finally:
-        await asyncio.to_thread(first.stop)
-    with LocalKafka(port=port, data=tmp_path / "data"):
+    async with broker():
         await feed(settings, [(b"A", message % (5, b"OFF"))])
         await caught_up(settings, 2)
         events = [
@@ -250,4 +243,4 @@ async def test_a_broker_that_is_restarted_is_waited_out(settings, start_worker, 
         ]
         assert events == ["TripStarted", "TripEnded", "TripDataReady"]
         assert worker.process.poll() is None
-        assert worker.stop() == 0
+        assert await asyncio.to_thread(worker.stop) == 0

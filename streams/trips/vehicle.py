@@ -12,6 +12,7 @@ that stands.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from math import inf
 from struct import Struct
@@ -763,6 +764,7 @@ def _finite(instant: float) -> int | None:
     return int(instant) if abs(instant) != inf else None
 
 
+@lru_cache(maxsize=8)
 def _fingerprint(rules: Rules) -> int:
     """Of the rules that a derivation depends on."""
     return crc32(repr(rules).encode())

@@ -70,10 +70,10 @@ def disordered(random: Random, messages: list[Message]) -> list[Message]:
 @pytest.mark.parametrize(
     "of",
     [
-        Rules(correction_horizon_ms=2 * HOUR + 7),
-        Rules(correction_horizon_ms=24 * HOUR + 7, merge_gap_ms=2 * MINUTE, ready_delay_ms=30_000),
-        Rules(correction_horizon_ms=30 * MINUTE + 7, silence_timeout_ms=0, min_distance_m=500),
-        Rules(correction_horizon_ms=30 * MINUTE + 7, ready_delay_ms=3 * HOUR, silence_timeout_ms=20 * MINUTE),
+        Rules(correction_horizon_ms=2 * HOUR),
+        Rules(correction_horizon_ms=24 * HOUR, merge_gap_ms=2 * MINUTE, ready_delay_ms=30_000),
+        Rules(correction_horizon_ms=30 * MINUTE, silence_timeout_ms=0, min_distance_m=500),
+        Rules(correction_horizon_ms=30 * MINUTE, ready_delay_ms=3 * HOUR, silence_timeout_ms=20 * MINUTE),
     ],
     ids=["default", "merging", "never silent", "waiting for longer than the horizon"],
 )

@@ -10,7 +10,10 @@ from bench import Bench, Expected, check_announcements, check_view, to_batches, 
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle.consumer import check_one_payload
-from strategies import HOUR, Arrival, anyhow, everything_known, in_order, over_time, rules
+from strategies import EPOCH, HOUR, Arrival, Message, anyhow, everything_known, in_order, over_time, rules
+
+from streams.trips.rules import Rules
+from streams.trips.samples import Property
 
 
 @st.composite
@@ -187,7 +190,7 @@ def test_what_comes_in_order_is_announced_the_same_however_it_is_cut(stream):
 
 @st.composite
 def long_streams(draw, **kind):
-    of = draw(rules(correction_horizon_ms=draw(st.sampled_from([2 * HOUR + 7, 150_000]))))
+    of = draw(rules(correction_horizon_ms=draw(st.sampled_from([2 * HOUR + 7, 150_000, 240_000, 121_000]))))
     return of, draw(over_time(of, **kind))
 
 
@@ -209,6 +212,27 @@ def test_what_lies_behind_the_horizon_is_told_as_if_all_had_been_kept(stream):
     bench.check_promises()
     check_view(bench.view(), expected.trips(math.inf))
     check_announcements(bench.said, expected)
+
+
+def test_a_sample_exactly_on_the_horizon_counts_although_what_lies_behind_it_is_folded():
+    of = Rules(correction_horizon_ms=120_000)
+    said = [
+        (0, Property.IGNITION, 0),
+        (60_000, Property.IGNITION, 1),
+        (180_000, Property.SPEED, 5_000),
+        (180_000, Property.HEADING, 900),
+        (60_000, Property.POSITION, (501_230_000, 73_210_000, None)),
+        (300_000, Property.IGNITION, 0),
+    ]
+    messages = [Message(((EPOCH + t, prop, value),), at=EPOCH + t) for t, prop, value in said]
+    bench = Bench(of)
+    for record in to_records(Arrival(message) for message in messages):
+        bench.feed([record], fold=True)
+    assert bench.late == []
+    [trip] = bench.view().values()
+    assert trip.status == "ready"
+    assert trip.trip["metrics"]["position_count"] == 1
+    assert trip.trip["start"]["position"]["timestamp"] == "2026-03-01T08:01:00Z"
 
 
 @given(long_streams())

@@ -23,6 +23,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure():
+    # A shell without job control starts what it puts into the background with SIGINT ignored, and children inherit it:
+    # nothing that a test interrupts would end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if "kafka" in getattr(item, "fixturenames", ()):

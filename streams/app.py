@@ -17,13 +17,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import os
 import signal
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from streams.delivery.checkpoint import Destinations
+from streams.delivery.checkpoint import BATCH_BYTES, Destinations
 from streams.errors import ClusterError, UsageError
 from streams.processor import Processor
 from streams.runtime.cluster import look_at_cluster
@@ -79,8 +80,7 @@ def build_app(settings: Settings, cluster: Cluster, new_processor: NewProcessor 
             dead_letters=topics.dead_letters,
             late=topics.late,
             changelog=topics.changelog,
-            dead_letter_bytes=cluster.dead_letter_bytes,
-            late_bytes=cluster.late_bytes,
+            max_bytes=cluster.max_bytes,
         ),
         client=client,
         consumer_settings=_consumer(settings, client),
@@ -121,7 +121,7 @@ def _producer(client: Mapping[str, Any]) -> dict[str, Any]:
         **client,
         "acks": "all",
         "linger_ms": 0,  # a checkpoint is sent whole: there is nothing to wait for
-        "max_batch_size": 512 * 1024,  # half of the least that a broker takes (1 MiB); 16 KiB, the default, is slow
+        "max_batch_size": BATCH_BYTES,
         "max_request_size": 4 * 2**20,
         "request_timeout_ms": 20_000,
         "retry_backoff_ms": 20,
@@ -167,6 +167,8 @@ async def _run(settings: Settings, new_processor: NewProcessor | None) -> int:
 
 async def _work(app: App, stop: asyncio.Event) -> int:
     worker = app.worker
+    leave = threading.Timer(_STOP_TIMEOUT, _leave_by_force, (worker,))
+    leave.daemon = True
     clock = asyncio.create_task(worker.keep_time())
     start = asyncio.create_task(app.start())
     try:
@@ -176,17 +178,24 @@ async def _work(app: App, stop: asyncio.Event) -> int:
         await _first(stop.wait(), worker.failed.wait())
         if worker.failure is None:
             _log.info("stopping")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_TIMEOUT):
-                await app.stop()
+            # Whatever hangs on the way out (brokers that do not answer), a supervisor is not kept waiting.
+            leave.start()
+        await app.stop()
     finally:
         for task in (clock, start):
             task.cancel()
         await asyncio.gather(clock, start, return_exceptions=True)
         await worker.close()
+    leave.cancel()
     worker.stand_down()
     _log.info("stopped")
     return 0 if worker.failure is None else 1
+
+
+def _leave_by_force(worker: Worker) -> None:
+    """End the process at once. What is not committed is read again by the next owner."""
+    _log.warning("the brokers do not answer: left without saying goodbye", seconds=_STOP_TIMEOUT)
+    os._exit(0 if worker.failure is None and not worker.partitions else 1)
 
 
 async def _first(*these: Any) -> None:

@@ -378,6 +378,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         # Returns a code only where click itself has ended the command, as after --help.
         code = trips.main(arguments, prog_name="trips", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "trips"
         _say(f"{error.format_message()} (see {command} --help)", debug=debug)

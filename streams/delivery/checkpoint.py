@@ -17,13 +17,16 @@ from streams.delivery.messages import Message, Source, announcement_messages, ba
 from streams.errors import InternalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from aiokafka import AIOKafkaProducer
 
     from streams.records import Output
 
-__all__ = ["Checkpointer", "Destinations", "partition_for"]
+__all__ = ["BATCH_BYTES", "Checkpointer", "Destinations", "partition_for"]
+
+BATCH_BYTES: Final = 512 * 1024
+"""The largest batch that we make: half of the least that a broker takes (1 MiB). 16 KiB, the default, is slow."""
 
 _HASH_MASK: Final = 0x7FFFFFFF
 
@@ -40,8 +43,7 @@ class Destinations:
         dead_letters: what could not be read.
         late: what came too late.
         changelog: the state; its partitions are the source's.
-        dead_letter_bytes: ``max.message.bytes`` of the dead-letter topic.
-        late_bytes: ``max.message.bytes`` of the late topic.
+        max_bytes: ``max.message.bytes`` of each of these topics but the source; it limits records and whole batches.
     """
 
     application_id: str
@@ -51,8 +53,7 @@ class Destinations:
     dead_letters: str
     late: str
     changelog: str
-    dead_letter_bytes: int
-    late_bytes: int
+    max_bytes: Mapping[str, int]
 
 
 def partition_for(key: bytes | None, partitions: int, keyless: int) -> int:
@@ -140,12 +141,12 @@ class Checkpointer:
         if output.rejected:
             partitions = await self._partitions(to.dead_letters)
             for rejected in output.rejected:
-                letter = dead_letter(rejected, self._source, to.dead_letter_bytes)
+                letter = dead_letter(rejected, self._source, to.max_bytes[to.dead_letters])
                 messages[self._place(to.dead_letters, rejected.record.key, partitions)].append(letter)
         if output.late:
             partitions = await self._partitions(to.late)
             for late in output.late:
-                letter = late_letter(late, self._source, to.late_bytes)
+                letter = late_letter(late, self._source, to.max_bytes[to.late])
                 messages[self._place(to.late, late.record.key, partitions)].append(letter)
         if output.changes:
             changelog = TopicPartition(to.changelog, self._source.partition)
@@ -159,8 +160,9 @@ class Checkpointer:
         return TopicPartition(topic, partition_for(key, partitions, self._source.partition))
 
     def _builders(self, place: TopicPartition, messages: Iterable[Message]) -> list[Any]:
-        # max.message.bytes of a topic limits a whole batch; that of these two follows the source's, and may be small.
-        limit = {self._to.dead_letters: self._to.dead_letter_bytes, self._to.late: self._to.late_bytes}.get(place.topic)
+        # The producer makes batches of up to 512 KiB; a topic may take less. Adding sizes up is for those only.
+        most = self._to.max_bytes.get(place.topic, BATCH_BYTES)
+        limit = most if most < BATCH_BYTES else None
         builders = [self._producer.create_batch()]
         filled = 0
         for key, value, headers in messages:

@@ -13,6 +13,8 @@ from streams.errors import ClusterError
 from streams.topics import Found, connect, describe, wanted_topics
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from streams.settings import Settings, Topics
 
 __all__ = ["Cluster", "check_partition_counts", "look_at_cluster"]
@@ -32,13 +34,11 @@ class Cluster:
 
     Attributes:
         partitions: of the telemetry topic, and of the changelog.
-        dead_letter_bytes: ``max.message.bytes`` of the dead-letter topic.
-        late_bytes: ``max.message.bytes`` of the late topic.
+        max_bytes: ``max.message.bytes`` of each topic that the worker writes to.
     """
 
     partitions: int
-    dead_letter_bytes: int
-    late_bytes: int
+    max_bytes: Mapping[str, int]
 
 
 async def look_at_cluster(settings: Settings, patience: float = _PATIENCE) -> Cluster:
@@ -63,8 +63,7 @@ async def look_at_cluster(settings: Settings, patience: float = _PATIENCE) -> Cl
     check_partition_counts(topics, found[topics.telemetry].partitions, found[topics.changelog].partitions)
     return Cluster(
         partitions=found[topics.telemetry].partitions,
-        dead_letter_bytes=_max_bytes(found[topics.dead_letters]),
-        late_bytes=_max_bytes(found[topics.late]),
+        max_bytes={name: _max_bytes(found[name]) for name in names if name != topics.telemetry},
     )
 
 

@@ -113,6 +113,11 @@ class QuietClock:
             self.leave()
             return
         if progress.answered_ms != self._answer:
+            if self._since is not None and now - self._answered > _ANSWER_FRESH:
+                # We or the broker were away (a process that is frozen, an outage), and this may be an answer from
+                # before: what passed meanwhile is not known to have passed at the end.
+                self._base += max(0, int((self._answered - self._since) * 1000))
+                self._since = now
             self._answer, self._answered = progress.answered_ms, now
         if self._since is None:
             self._base, self._since = clock, now
@@ -247,8 +252,7 @@ class Partition:
             self._changed()
         elif now - self._clock_written >= _CLOCK_WRITTEN_EVERY and self.settled:
             self._turn_clock(now)
-            self.processor.touch_clock()
-            self._changed()
+            self._changed()  # the checkpoint writes the clock
 
     def _measure_lag(self, progress: Progress | None) -> None:
         if progress is None or progress.end is None:
@@ -276,6 +280,10 @@ class Partition:
             asyncio.CancelledError: it took the caller too long.
         """
         if self._task is not None:
+            if self.processor.wake_at() is not None:
+                # Whoever comes next goes on from this clock, or a partition that moves often would never see a timer.
+                self.processor.touch_clock()
+                self._changed()
             self._hurry.set()
             settled = asyncio.ensure_future(self._settled.wait())
             try:
@@ -296,8 +304,10 @@ class Partition:
             self._fail(error)
 
     async def _checkpoint(self) -> None:
-        began = time.perf_counter()
+        began, began_at_clock = time.perf_counter(), time.monotonic()
         self._due.clear()
+        if began_at_clock - self._clock_written >= _CLOCK_WRITTEN_EVERY and self.processor.wake_at() is not None:
+            self.processor.touch_clock()
         output, next_offset = self.processor.take(), self._next_offset
         self._next_offset, self._waiting = None, 0
         self._hurry.clear()

@@ -78,6 +78,8 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]
         async with consumer.fetching:
             if assigned:
                 await consumer.perform_seek()
+            if app.consumer_generation_id != generation:
+                return  # it was given up again while the positions were being set
             consumer.resume_partitions(assigned)
             app.worker.open(generation)
 

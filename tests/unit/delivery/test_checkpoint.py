@@ -20,8 +20,7 @@ DESTINATIONS = Destinations(
     dead_letters="dead",
     late="late",
     changelog="changelog",
-    dead_letter_bytes=1_100_000,
-    late_bytes=1_100_000,
+    max_bytes=dict.fromkeys(("dead", "late"), 1_100_000),
 )
 
 
@@ -151,7 +150,7 @@ def test_a_record_without_a_key_stays_near_its_source():
 async def test_letters_are_sent_in_batches_that_their_topic_takes():
     """max.message.bytes of a topic limits a batch, not only a record."""
     producer = Producer()
-    small = replace(DESTINATIONS, dead_letter_bytes=20_000)
+    small = replace(DESTINATIONS, max_bytes={"dead": 20_000})
     letters = [
         Rejected(record(offset, b"x" * 500, 0), [Problem(Reason.NOT_JSON, None, "not JSON")], partial=False)
         for offset in range(200)

@@ -110,7 +110,11 @@ def worker(debug: bool, *, bootstrap_servers: str | None) -> NoReturn:  # noqa: 
 
 @trips.command()
 @click.argument("file", default="-", metavar="[FILE|-]")
-@click.option("--close", is_flag=True, help="At the end, treat all vehicles as silent for ever: their trips end as TRIPS_SILENCE_TIMEOUT says.")
+@click.option(
+    "--close",
+    is_flag=True,
+    help="At the end, treat all vehicles as silent for ever: their trips end as TRIPS_SILENCE_TIMEOUT says.",
+)
 @click.option("--strict", is_flag=True, help="Exit 1 if a line was bad.")
 def derive(*, file: str, close: bool, strict: bool) -> None:
     """Tell the trips of a file, without Kafka.

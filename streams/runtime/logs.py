@@ -30,7 +30,7 @@ _REPEAT_AFTER: Final = 30.0
 
 
 class _Repeated(logging.Filter):
-    """Lets what a library says over and over through once in a while."""
+    """Lets what a library says over and over through once in a while, and takes its errors for what they are to us."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,6 +40,9 @@ class _Repeated(logging.Filter):
         """Whether it has not been said lately."""
         if record.name.startswith("streams"):
             return True
+        if record.name.startswith("aiokafka") and record.levelno == logging.ERROR:
+            # It says so and tries again; what comes of it is told by us.
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
         key, now = (record.name, str(record.msg)), time.monotonic()
         if now - self._said.get(key, -_REPEAT_AFTER) < _REPEAT_AFTER:
             return False

@@ -4,7 +4,7 @@ import logging
 import pytest
 import structlog
 
-from streams.runtime.logs import configure_logs
+from streams.runtime.logs import _Repeated, configure_logs
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +78,12 @@ def test_what_we_say_ourselves_is_never_held_back(capsys):
     for _ in range(3):
         structlog.get_logger("streams.here").info("partitions assigned")
     assert len(said(capsys)) == 3
+
+
+def test_an_error_that_a_library_gets_over_by_itself_is_a_warning():
+    record = logging.LogRecord("aiokafka.consumer", logging.ERROR, "", 0, "Group Coordinator Request failed", (), None)
+    assert _Repeated().filter(record)
+    assert (record.levelno, record.levelname) == (logging.WARNING, "WARNING")
+    ours = logging.LogRecord("streams.app", logging.ERROR, "", 0, "failed", (), None)
+    assert _Repeated().filter(ours)
+    assert ours.levelno == logging.ERROR

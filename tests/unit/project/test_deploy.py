@@ -157,6 +157,10 @@ def test_the_images_health_is_the_workers_readiness(status, code):
     assert (result.returncode, result.stderr) == (code, "")
 
 
+def test_switched_off_nobody_can_tell_and_the_container_is_left_in_peace():
+    assert health_check(0).returncode == 0
+
+
 def test_nobody_there_is_not_healthy_and_no_traceback():
     with server(200) as port:
         pass

@@ -4,23 +4,16 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 import uuid
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
+from worker_process import WorkerProcess
 
 from streams import topics
 from streams.local.broker import answers, find_kafka, free_ports
 from streams.settings import Settings
-
-# A shell that starts pytest in the background has it ignore Ctrl-C, and so would every process that a test interrupts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure():
@@ -110,69 +103,6 @@ async def delete_topics(made):
             await admin.delete_topics(names)
     finally:
         await admin.close()
-
-
-class WorkerProcess:
-    """`trips worker` in a process of its own."""
-
-    def __init__(self, settings, folder, name, http_port, extra):
-        self.log = folder / f"{name}.log"
-        self.http_port = http_port
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("TRIPS_")}
-        environment |= environment_of(settings) | {"TRIPS_HTTP_PORT": str(http_port)} | extra
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "streams.cli", "worker"],
-                cwd=folder,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-            )
-
-    def get(self, path):
-        """Status and body; status 0 when nobody answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=2) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
-
-    def wait_until_ready(self, timeout=60.0):
-        deadline = time.monotonic() + timeout
-        while self.get("/health/ready")[0] != 200:
-            assert self.process.poll() is None, f"worker ended with {self.process.returncode}\n{self.output()}"
-            assert time.monotonic() < deadline, f"worker not ready within {timeout} s\n{self.output()}"
-            time.sleep(0.1)
-
-    def output(self):
-        return self.log.read_text(errors="replace")
-
-    def send(self, number):
-        self.process.send_signal(number)
-
-    def kill(self):
-        """kill -9."""
-        self.process.kill()
-        self.process.wait(10)
-
-    def stop(self, timeout=30.0):
-        """SIGTERM; returns the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout)
-
-
-def environment_of(settings):
-    """The environment variables that make these settings."""
-    environment = {}
-    for name, value in settings:
-        if value is not None and value != type(settings).model_fields[name].default:
-            text = value.total_seconds() if hasattr(value, "total_seconds") else value
-            environment[f"TRIPS_{name.upper()}"] = str(text)
-    return environment
 
 
 @pytest.fixture

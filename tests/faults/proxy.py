@@ -80,7 +80,7 @@ class _Pipe:
         loop = asyncio.get_running_loop()
         while True:
             due, chunk = await self._waiting.get()
-            while wait := self._wait(due):
+            while wait := self._wait(due):  # noqa: ASYNC110 - most of what it waits for is time
                 await asyncio.sleep(wait)
             if chunk is None:
                 return True

@@ -6,6 +6,7 @@
       UsageError            the caller's: a wrong command line                    exit code 2
         SettingsError       wrong settings, one line each                         exit code 2
       ClusterError          the cluster's: away, a topic missing or different     exit code 1
+        RefusedError        it answers, but does not want us: waiting is no help  exit code 1
       StateError            stored state that cannot be read, or is newer         exit code 1
       InternalError         ours                                                  exit code 1
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ClusterError", "InternalError", "SettingsError", "StateError", "TripsError", "UsageError"]
+__all__ = ["ClusterError", "InternalError", "RefusedError", "SettingsError", "StateError", "TripsError", "UsageError"]
 
 
 class TripsError(Exception):
@@ -50,6 +51,13 @@ class SettingsError(UsageError):
 
 class ClusterError(TripsError):
     """A Kafka cluster that is away, or is not as it must be."""
+
+
+class RefusedError(ClusterError):
+    """A broker that answers, but does not let us in: a wrong password or certificate, another protocol.
+
+    Waiting does not help: the message names the setting to look at.
+    """
 
 
 class StateError(TripsError):

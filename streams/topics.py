@@ -24,6 +24,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from streams.errors import ClusterError
+from streams.refusals import find_refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -91,6 +92,7 @@ async def connect(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     """An admin client of the configured cluster.
 
     Raises:
+        RefusedError: a broker does not let us in.
         ClusterError: nobody answers, or refuses; also what the cluster refuses inside the ``with``.
     """
     admin = AIOKafkaAdminClient(**settings.client(), request_timeout_ms=_REQUEST_TIMEOUT_MS)
@@ -98,6 +100,7 @@ async def connect(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         try:
             await admin.start()
         except (KafkaError, OSError, TimeoutError) as error:
+            await _raise_refusal(settings, error)
             raise ClusterError(
                 f"No Kafka broker answers at {settings.bootstrap_servers}. Check TRIPS_BOOTSTRAP_SERVERS and the "
                 "security settings, or start a local one with `trips broker`."
@@ -105,9 +108,16 @@ async def connect(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         try:
             yield admin
         except (KafkaError, OSError, TimeoutError) as error:
+            await _raise_refusal(settings, error)
             raise ClusterError(f"The Kafka cluster at {settings.bootstrap_servers} refuses: {error}") from error
     finally:
         await admin.close()
+
+
+async def _raise_refusal(settings: Settings, error: Exception) -> None:
+    refusal = await find_refusal(settings)
+    if refusal is not None:
+        raise refusal from error
 
 
 def wanted_topics(settings: Settings, telemetry: Found | None = None) -> list[Wanted]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from streams.errors import ClusterError
+from streams.errors import ClusterError, RefusedError
 from streams.topics import Found, connect, describe, wanted_topics
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ async def look_at_cluster(settings: Settings, patience: float = _PATIENCE) -> Cl
         patience: for how long to try, in seconds.
 
     Raises:
+        RefusedError: a broker does not let us in; at once.
         ClusterError: it does not answer, a topic is missing, or partition counts differ. One line.
     """
     topics, names = settings.topics, [topic.name for topic in wanted_topics(settings)]
@@ -88,6 +89,8 @@ async def _find(settings: Settings, names: list[str], patience: float) -> dict[s
         try:
             async with connect(settings) as admin:
                 return await describe(admin, names)
+        except RefusedError:
+            raise  # waiting does not make a wrong password right
         except ClusterError as error:
             if time.monotonic() >= until:
                 raise ClusterError(f"{error} (Tried for {patience:.0f} s.)") from error

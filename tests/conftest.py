@@ -112,7 +112,7 @@ def start_worker(tmp_path):
 
     def start(settings, *, wait=True, **extra):
         (port,) = free_ports(1)
-        worker = WorkerProcess(settings, tmp_path, f"worker-{len(workers) + 1}", port, extra)
+        worker = WorkerProcess(settings, tmp_path, f"worker-{len(workers) + 1}", port, extra=extra)
         workers.append(worker)
         if wait:
             worker.wait_until_ready()

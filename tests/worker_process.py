@@ -16,7 +16,7 @@ __all__ = ["WorkerProcess", "environment_of"]
 class WorkerProcess:
     """`trips worker` in a process of its own; or another program that takes the same settings."""
 
-    def __init__(self, settings, folder, name, http_port, extra, command=("-m", "streams.cli", "worker")):
+    def __init__(self, settings, folder, name, http_port, *, extra, command=("-m", "streams.cli", "worker")):
         self.log = folder / f"{name}.log"
         self.http_port = http_port
         environment = {key: value for key, value in os.environ.items() if not key.startswith("TRIPS_")}

@@ -1,0 +1,131 @@
+"""What the fault tests have in common: seeds, the drill, and the table at the end.
+
+``TRIPS_TEST_FAULTS=all`` runs everything; without it, what CI has the time for. ``TRIPS_TEST_SEED`` repeats a run.
+``TRIPS_TEST_TABLE`` names a file for the table (Markdown) beside the one that is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from faults.drill import Drill, Row, prepare
+from faults.load import Load
+
+from streams.local.broker import KAFKA_VERSION
+
+PROFILE = os.environ.get("TRIPS_TEST_FAULTS", "few")
+_ROWS = pytest.StashKey[list[Row]]()
+_SEED = pytest.StashKey[int]()
+
+
+def pytest_configure(config):
+    assert PROFILE in {"few", "all"}, f"TRIPS_TEST_FAULTS={PROFILE}: it is few or all"
+    config.stash[_ROWS] = []
+    config.stash[_SEED] = int(os.environ.get("TRIPS_TEST_SEED") or random.SystemRandom().randrange(10**6))
+    config.addinivalue_line("markers", "all_faults: takes too long for every change: only with TRIPS_TEST_FAULTS=all")
+
+
+def pytest_report_header(config):
+    return f"faults: {PROFILE}, TRIPS_TEST_SEED={config.stash[_SEED]}"
+
+
+def pytest_collection_modifyitems(config, items):
+    here = Path(__file__).parent
+    ours = [item for item in items if here in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.kafka)
+    if PROFILE == "few":
+        left_out = [item for item in ours if item.get_closest_marker("all_faults")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def every_fault():
+    """Whether there is time for everything."""
+    return PROFILE == "all"
+
+
+@pytest.fixture
+def seed(request):
+    """Of all random choices of this test; printed with the table."""
+    return request.config.stash[_SEED]
+
+
+@pytest.fixture
+def settings(make_settings):
+    """Four partitions, quick failover, and a horizon that some messages miss."""
+    return make_settings(**FAULTS)
+
+
+FAULTS = {
+    "partitions": 4,
+    "session_timeout": 2,
+    "silence_timeout": 600,
+    "correction_horizon": 1200,
+}
+
+
+@pytest.fixture
+async def drill(request, seed, tmp_path):
+    """Makes drills: ``await drill("what breaks", settings)``; whatever they have started ends with the test."""
+    made = []
+
+    async def make(fault, settings, *, feed=None, vehicles=150):
+        row = Row(fault, seed)
+        request.config.stash[_ROWS].append(row)
+        folder = tmp_path / f"drill-{len(made)}"
+        folder.mkdir()
+        feed = feed or settings
+        await prepare(feed)
+        one = Drill(row, settings, feed, folder, Load(feed, seed, vehicles=vehicles))
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        await one.destroy()
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+COLUMNS = (
+    ("fault", lambda row: row.fault),
+    ("repetitions", lambda row: f"{row.repetitions}"),
+    ("messages", lambda row: f"{row.messages:,}"),
+    ("trips", lambda row: f"{row.trips:,}"),
+    ("missing", lambda row: f"{row.missing}"),
+    ("extra", lambda row: f"{row.extra}"),
+    ("different", lambda row: f"{row.different}"),
+    ("duplicates", lambda row: f"{row.duplicates}"),
+    ("seconds to recover: median / most", lambda row: row.recovery_text),
+    ("", lambda row: row.note if row.clean else f"NOT CLEAN {row.note}"),
+)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    rows = config.stash[_ROWS]
+    if not rows:
+        return
+    cells = [[name for name, _ in COLUMNS], *([show(row) for _, show in COLUMNS] for row in rows)]
+    widths = [max(len(line[number]) for line in cells) for number in range(len(COLUMNS))]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+    lines.insert(1, "-|-".join("-" * width for width in widths))
+    terminalreporter.section("faults")
+    about = (
+        f"{datetime.now(UTC):%Y-%m-%d}, seed {config.stash[_SEED]}, Apache Kafka {KAFKA_VERSION}, "
+        f"Python {platform.python_version()}, {os.cpu_count()} cores"
+    )
+    terminalreporter.line(about)
+    for line in lines:
+        terminalreporter.line(line.rstrip())
+    target = os.environ.get("TRIPS_TEST_TABLE")
+    if target:
+        text = "\n".join([about, "", *(f"| {line} |" for line in lines), ""])
+        Path(target).write_text(text, encoding="utf-8")

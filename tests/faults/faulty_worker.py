@@ -1,0 +1,132 @@
+"""`trips worker` that fails at a chosen step of a chosen checkpoint.
+
+``TRIPS_TEST_FAULT`` is ``action:step:count``: what happens, where, and at which time that this step is taken, counted
+over all partitions. Actions: ``raise`` an exception, ``kill`` or ``freeze`` the process (SIGKILL, SIGSTOP).
+
+=============  =====================================================================
+step           is taken
+=============  =====================================================================
+``fence``      when the producers have been opened, before any state is read
+``restore``    when some state has been read back
+``apply``      when a batch is about to be applied
+``take``       when the output has been taken from the processor
+``begin``      before the transaction begins
+``add``        before its partitions are added
+``offset``     before the offset is added
+``send``       when some records have been sent
+``deliver``    when all deliveries are awaited
+``commit``     before the commit
+``committed``  after the commit, before anybody in this process knows of it
+=============  =====================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.producer.transaction_manager import TransactionManager
+
+from streams.app import run_worker
+from streams.errors import TripsError
+from streams.processor import Processor
+from streams.runtime.fences import Fences
+from streams.settings import Settings
+
+STEPS = ("begin", "add", "offset", "send", "deliver", "commit", "committed")
+"""Those of a checkpoint's transaction."""
+AROUND = ("fence", "restore", "apply", "take")
+
+
+class InjectedError(Exception):
+    """The fault."""
+
+
+class Fault:
+    """Happens once."""
+
+    def __init__(self, plan: str) -> None:
+        self.action, self.step, count = plan.split(":")
+        self.left = int(count)
+
+    def at(self, step: str) -> None:
+        """This step is being taken."""
+        if step != self.step:
+            return
+        self.left -= 1
+        if self.left:
+            return
+        sys.stderr.write(f"FAULT {self.action} at {self.step}\n")
+        sys.stderr.flush()
+        if self.action == "raise":
+            raise InjectedError(f"injected at {self.step}")
+        os.kill(os.getpid(), signal.SIGKILL if self.action == "kill" else signal.SIGSTOP)
+
+
+def install(fault: Fault) -> None:
+    """Have the steps tell the fault that they are taken."""
+    before(AIOKafkaProducer, "begin_transaction", fault, "begin")
+    before(TransactionManager, "maybe_add_partition_to_txn", fault, "add")
+    before(AIOKafkaProducer, "send_offsets_to_transaction", fault, "offset")
+    before(AIOKafkaProducer, "commit_transaction", fault, "commit")
+    after(AIOKafkaProducer, "commit_transaction", fault, "committed")
+    after(AIOKafkaProducer, "send_batch", fault, "send")
+    after(Fences, "renew", fault, "fence")
+    after(Processor, "restore", fault, "restore")
+    before(Processor, "process", fault, "apply")
+    after(Processor, "take", fault, "take")
+
+    gather = asyncio.gather
+
+    def gathering(*awaitables: Any, **options: Any) -> Any:
+        # The deliveries are the futures of send_batch, gathered with their exceptions.
+        if options == {"return_exceptions": True} and awaitables and all(map(asyncio.isfuture, awaitables)):
+            fault.at("deliver")
+        return gather(*awaitables, **options)
+
+    asyncio.gather = gathering  # type: ignore[assignment]
+
+
+def before(owner: Any, name: str, fault: Fault, step: str) -> None:
+    wrap(owner, name, lambda: fault.at(step), lambda: None)
+
+
+def after(owner: Any, name: str, fault: Fault, step: str) -> None:
+    wrap(owner, name, lambda: None, lambda: fault.at(step))
+
+
+def wrap(owner: Any, name: str, first: Any, last: Any) -> None:
+    original = getattr(owner, name)
+
+    if asyncio.iscoroutinefunction(original):
+
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            first()
+            result = await original(*args, **kwargs)
+            last()
+            return result
+
+    else:
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            first()
+            result = original(*args, **kwargs)
+            last()
+            return result
+
+    setattr(owner, name, wrapped)
+
+
+if __name__ == "__main__":
+    plan = os.environ.pop("TRIPS_TEST_FAULT", "")
+    if plan:
+        install(Fault(plan))
+    try:
+        sys.exit(run_worker(Settings.load(), debug="--debug" in sys.argv))
+    except TripsError as error:
+        sys.stderr.write(f"trips: {error}\n")
+        sys.exit(error.exit_code)

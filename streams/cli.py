@@ -358,6 +358,9 @@ def _quiet_libraries(debug: bool) -> None:  # noqa: FBT001
     """What aiokafka logs of brokers that are away, we say ourselves, in one line."""
     import logging
 
+    from streams.runtime.logs import hide_credentials
+
+    hide_credentials()
     logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL)
 
 

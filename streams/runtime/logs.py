@@ -12,7 +12,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-__all__ = ["FAUST_LOGGER", "configure_logs"]
+__all__ = ["FAUST_LOGGER", "configure_logs", "hide_credentials"]
 
 FAUST_LOGGER: Final = logging.getLogger("faust")
 """For our subclasses of Faust's services: what they say of themselves is Faust's, and would go by our name."""
@@ -50,6 +50,27 @@ class _Repeated(logging.Filter):
         return True
 
 
+class _Discreet(logging.Filter):
+    """aiokafka's debug log shows every request, and so the one that has the password in it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Takes the content out of what logs us in; it is said all the same."""
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                f"{type(argument).__name__}(…)" if type(argument).__name__.startswith("SaslAuthenticate") else argument
+                for argument in record.args
+            )
+        return True
+
+
+_DISCREET: Final = _Discreet()
+
+
+def hide_credentials() -> None:
+    """Keep passwords out of what aiokafka logs in this process; safe to repeat."""
+    logging.getLogger("aiokafka.conn").addFilter(_DISCREET)
+
+
 def _one_line(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
     """Without a traceback, and on one line; the reason is in the event."""
     event.pop("exc_info", None)
@@ -83,7 +104,8 @@ def configure_logs(*, debug: bool = False) -> None:
         cache_logger_on_first_use=True,
     )
     last: list[Any] = (
-        [structlog.dev.ConsoleRenderer(pad_event_to=32)]
+        # The default shows the values of local variables beside a traceback, and passwords are among them.
+        [structlog.dev.ConsoleRenderer(pad_event_to=32, exception_formatter=structlog.dev.plain_traceback)]
         if sys.stderr.isatty()
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -96,6 +118,7 @@ def configure_logs(*, debug: bool = False) -> None:
     )
     if not debug:
         handler.addFilter(_Repeated())
+    hide_credentials()
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if debug else logging.INFO)

@@ -1,8 +1,11 @@
+import io
 import json
 import logging
+import sys
 
 import pytest
 import structlog
+from aiokafka.protocol.admin import SaslAuthenticateRequest_v1, SaslAuthenticateResponse_v1, SaslHandShakeRequest_v1
 
 from streams.runtime.logs import _Repeated, configure_logs
 
@@ -87,3 +90,32 @@ def test_an_error_that_a_library_gets_over_by_itself_is_a_warning():
     ours = logging.LogRecord("streams.app", logging.ERROR, "", 0, "failed", (), None)
     assert _Repeated().filter(ours)
     assert ours.levelno == logging.ERROR
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_what_logs_us_in_is_logged_without_its_content(capsys):
+    configure_logs(debug=True)
+    log = logging.getLogger("aiokafka.conn")
+    log.debug("Request to %s:%d %d: %s", "kafka", 9092, 2, SaslHandShakeRequest_v1("PLAIN"))
+    log.debug("Request to %s:%d %d: %s", "kafka", 9092, 3, SaslAuthenticateRequest_v1(b"\x00we\x00a-password"))
+    log.debug("Response from %s:%d %d: %s", "kafka", 9092, 3, SaslAuthenticateResponse_v1(0, "", b"a-proof", 0))
+    handshake, request, response = (line["event"] for line in said(capsys))
+    assert handshake == "Request to kafka:9092 2: SaslHandShakeRequest_v1(mechanism='PLAIN')"
+    assert request == "Request to kafka:9092 3: SaslAuthenticateRequest_v1(…)"
+    assert response == "Response from kafka:9092 3: SaslAuthenticateResponse_v1(…)"
+
+
+def test_a_traceback_on_a_terminal_shows_no_values(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    configure_logs(debug=True)
+    try:
+        password = "a-password"
+        int(f"no number, and not {len(password)} characters")
+    except ValueError as error:
+        structlog.get_logger("streams.here").critical("why", exc_info=error)
+    assert "no number, and not 10 characters" in terminal.getvalue()
+    assert "a-password" not in terminal.getvalue()

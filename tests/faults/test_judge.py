@@ -1,0 +1,584 @@
+"""The judge finds nothing where nothing is wrong, and whatever is."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from faults.judge import Logs, Record, judge
+
+from streams.delivery.checkpoint import partition_for
+from streams.delivery.messages import Source, announcement_messages, dead_letter, late_letter
+from streams.processor import Processor
+from streams.settings import Settings
+from streams.telemetry.reader import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+EPOCH = 1_767_225_600_000  # 2026-01-01T00:00:00Z
+KAFKA_TIME = EPOCH + 30 * 86_400_000
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+PARTITIONS = 2
+RULES = {"silence_timeout": 600, "correction_horizon": 7200}
+
+
+# ------------------------------------------------------------------------------------------- a worker without a broker
+
+
+class Cluster:
+    """The topics of a worker that is restarted, and whose checkpoints are aborted, now and then."""
+
+    def __init__(self, settings: Settings, chance: random.Random) -> None:
+        self.settings = settings
+        self.chance = chance
+        self.logs = Logs(committed=dict.fromkeys(range(PARTITIONS), 0))
+        self.changelogs: list[dict[bytes, bytes | None]] = [{} for _ in range(PARTITIONS)]
+        self.ends: dict[tuple[str, int], int] = {}
+
+    def append(self, topic: str, key: Any, value: Any, headers: Any = (), *, partition: int | None = None) -> Record:
+        place = partition_for(key, PARTITIONS, 0) if partition is None else partition
+        offset = self.ends.get((topic, place), 0)
+        self.ends[topic, place] = offset + 1
+        return Record(place, offset, KAFKA_TIME + offset, key, value, tuple(headers))
+
+    def send(self, key: bytes | None, value: bytes | None, headers: Any = ()) -> None:
+        self.logs.telemetry.append(self.append("telemetry", key, value, headers))
+
+    def start(self, partition: int) -> Processor:
+        processor = Processor(self.settings.rules(), Reader(max_clock_skew_ms=self.settings.max_clock_skew_ms))
+        processor.restore(list(self.changelogs[partition].items()))
+        processor.restored()
+        return processor
+
+    def run(self, *, quiet: bool = False) -> Logs:
+        """Work through everything in batches."""
+        for partition in range(PARTITIONS):
+            self._run(partition)
+            if quiet:
+                processor = self.start(partition)
+                processor.close()
+                self._deliver(processor, partition, None)
+        self.logs.ends = {partition: self.ends.get(("telemetry", partition), 0) for partition in range(PARTITIONS)}
+        return self.logs
+
+    def _run(self, partition: int) -> None:
+        processor = self.start(partition)
+        records = [record for record in self.logs.telemetry if record.partition == partition]
+        at = 0
+        while at < len(records):
+            batch = records[at : at + self.chance.choice([1, 3, 20, 60])]
+            processor.process(batch)
+            aborted = self.chance.random() < 0.1
+            self._deliver(processor, partition, None if aborted else batch[-1].offset + 1, aborted=aborted)
+            at += 0 if aborted else len(batch)
+            if aborted or self.chance.random() < 0.1:
+                processor = self.start(partition)
+
+    def _deliver(self, processor: Processor, partition: int, next_offset: int | None, *, aborted: bool = False) -> None:
+        output, logs = processor.take(), self.logs
+        source = Source(self.settings.topics.telemetry, partition)
+        for announcement in output.announcements:
+            event, trip = announcement_messages(announcement, b"/ignition-trips/test")
+            record = self.append("events", *event)
+            logs.events_uncommitted.append(record)
+            if not aborted:
+                logs.events.append(record)
+            if trip is not None:
+                record = self.append("trips", *trip)
+                if not aborted:
+                    logs.trips.append(record)
+        if not aborted:
+            for rejected in output.rejected:
+                logs.dead_letters.append(self.append("dead", *dead_letter(rejected, source, 1_200_000)))
+            for late in output.late:
+                logs.late.append(self.append("late", *late_letter(late, source, 1_200_000)))
+            self.changelogs[partition].update(output.changes)
+        for name in ("events", "trips"):  # the markers of the transaction
+            for place in range(PARTITIONS):
+                self.ends[name, place] = self.ends.get((name, place), 0) + 1
+        if next_offset is not None:
+            logs.committed[partition] = next_offset
+
+
+# ------------------------------------------------------------------------------------------------------------ messages
+
+
+def message(vehicle: str, t: int, **said: Any) -> bytes:
+    return json.dumps({"vehicle_id": vehicle, "timestamp": t, **said}).encode()
+
+
+def day(vehicle: str, chance: random.Random) -> Iterator[bytes]:
+    """A vehicle's messages in order: kept trips, short ones, ends that are lost, one trip that is on in the end."""
+    t, mileage = EPOCH + chance.randrange(HOUR), chance.randrange(100_000)
+    unit = {"id": f"unit of {vehicle}", "brand": "CLOUDBOXX"}
+    yield message(vehicle, t, ignition="OFF", doors_status="OPEN", telematics_unit=unit)
+    for _ in range(8):
+        t += chance.randrange(MINUTE, HOUR)
+        yield message(vehicle, t, ignition="ON", mileage_in_kilometers=mileage, position={"lat": 50.1, "lon": 7.3})
+        for _ in range(chance.choice([1, 6, 20])):
+            t += chance.randrange(2_000, 30_000)
+            mileage += 0.1
+            place = {"lat": 50.1 + chance.random() / 1000, "lon": 7.3}
+            yield message(vehicle, t, speed_in_kmh=chance.randrange(90), position=place)
+        if chance.random() < 0.9:
+            t += 1_000
+            yield message(vehicle, t, ignition="OFF", mileage_in_kilometers=mileage, doors_status="CLOSED")
+    t += chance.randrange(MINUTE, HOUR)
+    yield message(vehicle, t, ignition="ON", fuel_level_in_percent=40)
+    yield message(vehicle, t + 90_000, speed_in_kmh=30)
+
+
+def arrivals(vehicle: str, chance: random.Random) -> Iterator[bytes]:
+    """As they come: late, shuffled, repeated, broken."""
+    places: list[tuple[float, bytes]] = []
+    for number, value in enumerate(day(vehicle, chance)):
+        delay = chance.choice([0] * 12 + [3, 9, 80])
+        places.append((number + delay if number else 0, value))
+        if chance.random() < 0.1:
+            places.append((number + chance.randrange(40) + 0.5, value))
+        if chance.random() < 0.02:
+            places.append((number + 0.3, value[: len(value) // 2]))
+        if chance.random() < 0.02:
+            bad = json.loads(value) | {"heading_in_degrees": 361}
+            places.append((number + 0.2, json.dumps(bad).encode()))
+    yield from (value for _, value in sorted(places, key=lambda each: each[0]))
+
+
+def corrected(vehicle: str) -> Iterator[bytes]:
+    """A trip that is ready, then too short, ready again, then split by what comes late, and one that never was."""
+    t = EPOCH
+    yield message(vehicle, t, ignition="OFF")
+    yield message(vehicle, t + MINUTE, ignition="ON")
+    yield message(vehicle, t + 11 * MINUTE, ignition="OFF")  # ready
+    yield message(vehicle, t + MINUTE + 30_000, ignition="OFF")  # it was 30 s, and discarded
+    yield message(vehicle, t + 20 * MINUTE, ignition="ON")
+    yield message(vehicle, t + 30 * MINUTE, ignition="OFF")  # ready
+    yield message(vehicle, t + 19 * MINUTE, ignition="ON")  # superseded by a longer one
+
+
+def some_logs(seed: int, *, quiet: bool = False, vehicles: int = 6, **rules: Any) -> tuple[Logs, Settings]:
+    chance = random.Random(seed)
+    settings = Settings.load(**{**RULES, **rules})
+    cluster = Cluster(settings, chance)
+    sources = {f"car {number}": arrivals(f"car {number}", chance) for number in range(vehicles)}
+    sources["corrected"] = corrected("corrected")
+    while sources:
+        vehicle = chance.choice(list(sources))
+        value = next(sources[vehicle], None)
+        if value is None:
+            del sources[vehicle]
+        else:
+            cluster.send(vehicle.encode(), value, [("traceparent", b"00-%032x-%016x-01" % (1, 2))])
+    cluster.send(b"car 1", None)
+    return cluster.run(quiet=quiet), settings
+
+
+@pytest.fixture(scope="module")
+def good() -> tuple[Logs, Settings]:
+    return some_logs(7)
+
+
+# ------------------------------------------------------------------------------------------------ nothing is wrong
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {},
+        {"ready_delay": 30, "merge_gap": 120},
+        {"unknown_start": "ignore", "min_distance": 200, "revision_base": 1_000_000},
+        {"silence_timeout": 0, "correction_horizon": 1200, "ready_event_name": "TripMetricsReady"},
+    ],
+    ids=["few rules", "delay and gap", "base and distance", "near horizon"],
+)
+@pytest.mark.parametrize("quiet", [False, True], ids=["going on", "quiet"])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_worker_makes_of_any_stream_is_clean(seed, quiet, rules):
+    logs, settings = some_logs(seed, quiet=quiet, **rules)
+    verdict = judge(logs, settings, quiet=quiet)
+    assert verdict.clean, str(verdict)
+    assert (verdict.missing, verdict.extra, verdict.different, verdict.duplicates) == (0, 0, 0, 0)
+    assert verdict.messages == len(logs.telemetry) > 500
+    assert verdict.trips > 30
+
+
+def test_the_logs_that_are_mutated_hold_everything_that_can_go_wrong(good):
+    logs, _ = good
+    events = [json.loads(record.value) for record in logs.events]
+    reasons = {event["data"].get("reason") for event in events}
+    assert reasons == {None, "TOO_SHORT", "SUPERSEDED"}
+    assert len(logs.events_uncommitted) > len(logs.events)
+    assert any(record.value is None for record in logs.trips)
+    assert logs.late
+    assert {dict(record.headers).get("ignition-trips.partial") for record in logs.dead_letters} == {None, b"true"}
+
+
+def test_no_logs_at_all_are_clean():
+    assert judge(Logs(), Settings.load()).clean
+
+
+# ----------------------------------------------------------------------------------------------- something is wrong
+
+
+def kind(record: Record) -> str:
+    return str(json.loads(record.value or b"")["metadata"]["type"])
+
+
+def trip(record: Record) -> dict[str, Any]:
+    return dict(json.loads(record.value or b"")["data"]["trip"])
+
+
+def last(records: list[Record], event: str) -> Record:
+    """The last announcement of this kind that is the last one of its trip."""
+    by_trip = {trip(record)["id"]: record for record in records}
+    return [record for record in records if kind(record) == event and by_trip[trip(record)["id"]] is record][-1]
+
+
+def without(logs: Logs, topic: str, *lost: Record) -> Logs:
+    changes = {topic: [record for record in getattr(logs, topic) if record not in lost]}
+    if topic == "events":
+        changes["events_uncommitted"] = [record for record in logs.events_uncommitted if record not in lost]
+    return replace(logs, **changes)
+
+
+def with_(logs: Logs, topic: str, *more: Record) -> Logs:
+    changes = {topic: [*getattr(logs, topic), *more]}
+    if topic == "events":
+        changes["events_uncommitted"] = [*logs.events_uncommitted, *more]
+    return replace(logs, **changes)
+
+
+def instead(logs: Logs, topic: str, old: Record, new: Record) -> Logs:
+    return with_(without(logs, topic, old), topic, new)
+
+
+def at_the_end(records: list[Record], record: Record) -> Record:
+    return replace(record, offset=1 + max(one.offset for one in records if one.partition == record.partition))
+
+
+def rewritten(record: Record, change: Callable[[dict[str, Any]], None]) -> Record:
+    payload = json.loads(record.value or b"")
+    change(payload)
+    return replace(record, value=json.dumps(payload, separators=(",", ":")).encode())
+
+
+def a_lost_start(logs):
+    return without(logs, "events", next(record for record in logs.events if kind(record) == "TripStarted"))
+
+
+def a_lost_end(logs):
+    return without(logs, "events", next(record for record in logs.events if kind(record) == "TripEnded"))
+
+
+def a_lost_last_ready(logs):
+    return without(logs, "events", last(logs.events, "TripDataReady"))
+
+
+def a_lost_discard(logs):
+    return without(logs, "events", last(logs.events, "TripDiscarded"))
+
+
+def a_trip_of_which_nothing_was_said(logs):
+    lost = trip(last(logs.events, "TripDataReady"))["id"]
+    return without(
+        without(logs, "trips", *(record for record in logs.trips if record.key == lost.encode())),
+        "events",
+        *(record for record in logs.events if trip(record)["id"] == lost),
+    )
+
+
+def a_vehicle_of_which_nothing_was_said(logs):
+    lost = [record for record in logs.events if record.key == b"car 2"]
+    ids = {trip(record)["id"].encode() for record in lost}
+    without_trips = without(logs, "trips", *(record for record in logs.trips if record.key in ids))
+    return without(without_trips, "events", *lost)
+
+
+def an_announcement_twice(logs):
+    return with_(logs, "events", at_the_end(logs.events_uncommitted, logs.events[-1]))
+
+
+def another_payload_under_the_same_name(logs):
+    record = last(logs.events, "TripDataReady")
+
+    def change(payload):
+        payload["data"]["trip"]["metrics"]["duration_in_ms"] += 1
+
+    return with_(logs, "events", at_the_end(logs.events_uncommitted, rewritten(record, change)))
+
+
+def another_payload_in_an_aborted_transaction(logs):
+    record = at_the_end(logs.events_uncommitted, rewritten(logs.events[0], lambda payload: payload.update(more=1)))
+    return replace(logs, events_uncommitted=[*logs.events_uncommitted, record])
+
+
+def two_announcements_of_a_trip_swapped(logs):
+    at = next(number for number, record in enumerate(logs.events) if kind(record) == "TripEnded")
+    one, other = logs.events[at], logs.events[at + 1]
+    assert trip(one)["id"] == trip(other)["id"]
+    swapped = instead(logs, "events", one, replace(one, offset=other.offset))
+    return instead(swapped, "events", other, replace(other, offset=one.offset))
+
+
+def the_next_trip_before_the_end_of_one(logs):
+    of_vehicle = [record for record in logs.events if record.key == b"car 3"]
+    for one, other, third in zip(of_vehicle, of_vehicle[1:], of_vehicle[2:], strict=False):
+        if (kind(one), kind(other), kind(third)) == ("TripEnded", "TripDataReady", "TripStarted"):
+            # As if the end were of the record that started the next one.
+            revision = trip(third)["revision"]
+            moved = [third, one, other]
+            for record, offset in zip(moved, [one.offset, other.offset, third.offset], strict=True):
+                new = rewritten(record, lambda payload, to=revision: payload["data"]["trip"].update(revision=to))
+                logs = instead(logs, "events", record, replace(new, offset=offset))
+            return logs
+    raise AssertionError
+
+
+def a_revision_lowered(logs):
+    record = last(logs.events, "TripDataReady")
+    new = rewritten(record, lambda payload: payload["data"]["trip"].update(revision=trip(record)["revision"] - 1))
+    return instead(logs, "events", record, new)
+
+
+def a_revision_of_a_record_that_is_not_there(logs):
+    lowered = [record for record in logs.events if trip(record)["id"] == trip(last(logs.events, "TripDataReady"))["id"]]
+    for record in lowered[-2:]:
+        new = rewritten(record, lambda payload: payload["data"]["trip"].update(revision=1_000_000))
+        logs = instead(logs, "events", record, new)
+    return logs
+
+
+def another_key(logs):
+    record = logs.events[-1]
+    return instead(logs, "events", record, replace(record, key=b"car 9"))
+
+
+def another_partition(logs):
+    record = next(record for record in logs.events if kind(record) == "TripDataReady")
+    moved = at_the_end(logs.events_uncommitted, replace(record, partition=1 - record.partition))
+    return instead(logs, "events", record, moved)
+
+
+def the_end_of_a_trip_announced_again_without_a_cause(logs):
+    record = last(logs.events, "TripDataReady")
+    newest = max(one.offset for one in logs.telemetry if one.key == record.key and one.partition == record.partition)
+    new = rewritten(record, lambda payload: payload["data"]["trip"].update(revision=newest))
+    return with_(logs, "events", at_the_end(logs.events_uncommitted, new))
+
+
+def a_metric_wrong_in_all_topics(logs):
+    record = last(logs.events, "TripDataReady")
+
+    def change(payload):
+        payload["data"]["trip"]["metrics"]["position_count"] += 1
+
+    new = rewritten(record, change)
+    (of_trip,) = (one for one in logs.trips if one.value == record.value)
+    return instead(instead(logs, "events", record, new), "trips", of_trip, replace(of_trip, value=new.value))
+
+
+def a_word_in_between_that_was_wrong(logs):
+    """The position at which a trip starts, said before it has ended: nothing of that is in the last word."""
+    record = next(record for record in logs.events if kind(record) == "TripStarted")
+    new = rewritten(record, lambda payload: payload["data"]["trip"]["start"].pop("position"))
+    return instead(logs, "events", record, new)
+
+
+def the_start_of_a_trip_that_is_on_wrong(logs):
+    record = last(logs.events, "TripStarted")
+    new = rewritten(record, lambda payload: payload["data"]["trip"].update(flags=["START_UNOBSERVED"]))
+    return instead(logs, "events", record, new)
+
+
+def a_record_lost_in_trips(logs):
+    return without(logs, "trips", [record for record in logs.trips if record.value is not None][-1])
+
+
+def a_record_of_trips_that_is_not_the_latest(logs):
+    keys = [record.key for record in logs.trips if record.value is not None]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    *_, newest = (record for record in logs.trips if record.key == twice)
+    return without(logs, "trips", newest)
+
+
+def a_tombstone_lost(logs):
+    live = {record.key: record for record in logs.trips}
+    return without(logs, "trips", next(record for record in live.values() if record.value is None))
+
+
+def a_record_twice_in_trips(logs):
+    return with_(logs, "trips", at_the_end(logs.trips, logs.trips[-1]))
+
+
+def a_dead_letter_lost(logs):
+    return without(logs, "dead_letters", logs.dead_letters[0])
+
+
+def a_dead_letter_twice(logs):
+    return with_(logs, "dead_letters", at_the_end(logs.dead_letters, logs.dead_letters[0]))
+
+
+def a_dead_letter_with_another_value(logs):
+    record = logs.dead_letters[0]
+    return instead(logs, "dead_letters", record, replace(record, value=b"x"))
+
+
+def a_dead_letter_that_is_not_partial(logs):
+    record = next(record for record in logs.dead_letters if dict(record.headers).get("ignition-trips.partial"))
+    headers = tuple(header for header in record.headers if header[0] != "ignition-trips.partial")
+    return instead(logs, "dead_letters", record, replace(record, headers=headers))
+
+
+def a_dead_letter_of_a_good_record(logs):
+    rejected = [int(dict(record.headers)["__connect.errors.offset"]) for record in logs.dead_letters]
+    good = next(record.offset for record in logs.telemetry if record.offset not in rejected)
+    letter = logs.dead_letters[0]
+    headers = tuple(
+        (name, str(good).encode() if name == "__connect.errors.offset" else value) for name, value in letter.headers
+    )
+    return with_(logs, "dead_letters", at_the_end(logs.dead_letters, replace(letter, headers=headers)))
+
+
+def a_late_record_lost(logs):
+    return without(logs, "late", logs.late[-1])
+
+
+def a_late_record_twice(logs):
+    return with_(logs, "late", at_the_end(logs.late, logs.late[0]))
+
+
+def a_late_record_without_its_headers(logs):
+    record = logs.late[0]
+    headers = tuple(header for header in record.headers if header[0] != "traceparent")
+    return instead(logs, "late", record, replace(record, headers=headers))
+
+
+def records_that_nobody_has_read(logs):
+    """Of a vehicle that the worker knows nothing of."""
+    offset = logs.ends[0]
+    more = [
+        Record(0, offset + number, KAFKA_TIME, b"new", message("new", EPOCH + number * HOUR, ignition=said))
+        for number, said in enumerate(["OFF", "ON", "OFF"])
+    ]
+    return replace(with_(logs, "telemetry", *more), ends=logs.ends | {0: offset + 3})
+
+
+def records_that_were_committed_and_not_applied(logs):
+    more = records_that_nobody_has_read(logs)
+    return replace(more, committed=dict(more.ends))
+
+
+def a_committed_offset_that_is_behind(logs):
+    return replace(logs, committed=logs.committed | {1: logs.committed[1] - 5})
+
+
+def an_offset_that_is_committed_nowhere(logs):
+    return replace(logs, committed={0: logs.committed[0]})
+
+
+def a_committed_offset_beyond_the_end(logs):
+    return replace(logs, committed=logs.committed | {0: logs.committed[0] + 1})
+
+
+def a_record_applied_that_never_was(logs):
+    """The edges of a trip are not in the log: what was announced of it never was."""
+    started = trip(last(logs.events, "TripDataReady"))
+    times = [started[side]["timestamp"] for side in ("start", "end")]
+    edges = {round(datetime.fromisoformat(time).timestamp() * 1000) for time in times}
+    gone = [
+        record
+        for record in logs.telemetry
+        if record.key == started["vehicle_id"].encode()
+        and record.value is not None
+        and any(f'"timestamp": {edge}'.encode() in record.value for edge in edges)
+    ]
+    assert gone
+    return without(logs, "telemetry", *gone)
+
+
+def an_id_that_is_not_its_own(logs):
+    record = logs.events[-1]
+    return instead(logs, "events", record, rewritten(record, lambda payload: payload["metadata"].update(id="01")))
+
+
+def a_header_that_tells_another_id(logs):
+    record = logs.events[-1]
+    headers = tuple((name, b"other" if name == "ce_id" else value) for name, value in record.headers)
+    return instead(logs, "events", record, replace(record, headers=headers))
+
+
+def something_else_among_the_announcements(logs):
+    return with_(logs, "events", at_the_end(logs.events_uncommitted, replace(logs.events[-1], value=b"not JSON")))
+
+
+def an_announcement_that_reading_uncommitted_does_not_show(logs):
+    return replace(logs, events_uncommitted=logs.events_uncommitted[:-1])
+
+
+def a_vehicle_in_two_partitions(logs):
+    record = next(record for record in logs.telemetry if record.partition == 0)
+    offset = logs.ends[1]
+    moved = replace(record, partition=1, offset=offset)
+    return replace(
+        with_(logs, "telemetry", moved), ends=logs.ends | {1: offset + 1}, committed=logs.committed | {1: offset + 1}
+    )
+
+
+MUTATIONS = [
+    (a_lost_start, {"I2"}, {}),
+    (a_lost_end, {"I2"}, {}),
+    (a_lost_last_ready, {"I0", "I3"}, {}),
+    (a_lost_discard, {"I0"}, {}),
+    (a_trip_of_which_nothing_was_said, {"I0"}, {"missing": 1}),
+    (a_vehicle_of_which_nothing_was_said, {"I0"}, {}),
+    (an_announcement_twice, {"I5"}, {"duplicates": 1}),
+    (another_payload_under_the_same_name, {"I1", "I5"}, {}),
+    (another_payload_in_an_aborted_transaction, {"I1", "I5"}, {}),
+    (two_announcements_of_a_trip_swapped, {"I2"}, {}),
+    (the_next_trip_before_the_end_of_one, {"I2"}, {}),
+    (a_revision_lowered, {"I2", "I0"}, {}),
+    (a_revision_of_a_record_that_is_not_there, {"I0"}, {}),
+    (another_key, {"I2"}, {}),
+    (another_partition, {"I2"}, {}),
+    (the_end_of_a_trip_announced_again_without_a_cause, {"I2"}, {}),
+    (a_metric_wrong_in_all_topics, {"I0"}, {"different": 1}),
+    (a_word_in_between_that_was_wrong, {"I0"}, {}),
+    (the_start_of_a_trip_that_is_on_wrong, {"I0"}, {}),
+    (a_record_lost_in_trips, {"I3"}, {}),
+    (a_record_of_trips_that_is_not_the_latest, {"I3"}, {"different": 1}),
+    (a_tombstone_lost, {"I3"}, {"extra": 1}),
+    (a_record_twice_in_trips, {"I5"}, {"duplicates": 1}),
+    (a_dead_letter_lost, {"I4"}, {"missing": 1}),
+    (a_dead_letter_twice, {"I4"}, {"duplicates": 1}),
+    (a_dead_letter_with_another_value, {"I4"}, {"different": 1}),
+    (a_dead_letter_that_is_not_partial, {"I4"}, {"different": 1}),
+    (a_dead_letter_of_a_good_record, {"I4"}, {"extra": 1}),
+    (a_late_record_lost, {"I4"}, {"missing": 1}),
+    (a_late_record_twice, {"I4"}, {"duplicates": 1}),
+    (a_late_record_without_its_headers, {"I4"}, {"different": 1}),
+    (records_that_nobody_has_read, {"I0", "I4"}, {"missing": 1}),
+    (records_that_were_committed_and_not_applied, {"I0"}, {"missing": 1}),
+    (a_committed_offset_that_is_behind, {"I4"}, {}),
+    (an_offset_that_is_committed_nowhere, {"I4"}, {}),
+    (a_committed_offset_beyond_the_end, {"I4"}, {}),
+    (a_record_applied_that_never_was, {"I0"}, {}),
+    (an_id_that_is_not_its_own, {"I5"}, {}),
+    (a_header_that_tells_another_id, {"I5"}, {}),
+    (something_else_among_the_announcements, {"I0"}, {"extra": 1}),
+    (an_announcement_that_reading_uncommitted_does_not_show, {"I5"}, {}),
+    (a_vehicle_in_two_partitions, {"I0"}, {}),
+]
+
+
+@pytest.mark.parametrize(("mutate", "caught_by", "counts"), MUTATIONS, ids=[one[0].__name__ for one in MUTATIONS])
+def test_it_catches(good, mutate, caught_by, counts):
+    logs, settings = good
+    verdict = judge(mutate(logs), settings)
+    assert caught_by <= verdict.violated, str(verdict)
+    assert {name: getattr(verdict, name) for name in counts} == counts, str(verdict)

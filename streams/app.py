@@ -17,9 +17,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -27,6 +29,7 @@ import structlog
 from streams.delivery.checkpoint import BATCH_BYTES, Destinations
 from streams.errors import ClusterError, UsageError
 from streams.processor import Processor
+from streams.refusals import find_refusal
 from streams.runtime.cluster import look_at_cluster
 from streams.runtime.fences import Fences
 from streams.runtime.health import serve_health
@@ -53,6 +56,9 @@ _REBALANCE_TIMEOUT: Final = 30.0
 # From the first connection to the first assignment and the end of recovery there is no limit: state may be large. From
 # SIGTERM to the end there is one (seconds): after it, what is not committed is left to the next owner.
 _STOP_TIMEOUT: Final = 25.0
+# Without an answer for so long, or not ready, we ask the brokers whether they refuse us (seconds). Twice: nobody ends
+# because of a moment.
+_LOOK_EVERY: Final = 5.0
 # A transaction that is abandoned holds read-committed readers up for so long, unless a successor ends it before.
 _TRANSACTION_TIMEOUT_MS: Final = 30_000
 
@@ -160,9 +166,29 @@ async def _run(settings: Settings, new_processor: NewProcessor | None) -> int:
     cluster = await _unless(stop, look_at_cluster(settings))
     if cluster is None:
         return 0
-    app = build_app(settings, cluster, new_processor)
+    app, client = build_app(settings, cluster, new_processor), settings.client()
     async with serve_health(app.worker, settings.http_host, settings.http_port):
-        return await _work(app, stop)
+        watch = asyncio.create_task(_end_when_refused(app.worker, settings, client))
+        try:
+            return await _work(app, stop)
+        finally:
+            watch.cancel()
+
+
+async def _end_when_refused(worker: Worker, settings: Settings, client: Mapping[str, Any]) -> None:
+    """A broker that is away comes back. One that does not let us in any more does not, however long we try."""
+    refused = False
+    while worker.failure is None:
+        await asyncio.sleep(_LOOK_EVERY)
+        newest = max((partition.answered for partition in worker.partitions.values()), default=math.inf)
+        if worker.ready and time.monotonic() - newest < _LOOK_EVERY:
+            refused = False
+            continue
+        # With what the connections were made with: a certificate may have been renewed on the disk since.
+        refusal = await find_refusal(settings, client)
+        if refusal is not None and refused:
+            worker.fail(refusal)
+        refused = refusal is not None
 
 
 async def _work(app: App, stop: asyncio.Event) -> int:

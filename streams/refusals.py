@@ -47,13 +47,17 @@ _UNKNOWN_AUTHORITY: Final = (2, 18, 19, 20, 21)
 _TLS_ALERT: Final = 0x1503
 
 
-async def find_refusal(settings: Settings) -> RefusedError | None:
+async def find_refusal(settings: Settings, client: Mapping[str, Any] | None = None) -> RefusedError | None:
     """Ask all brokers that can be reached whether they let us in.
+
+    Args:
+        settings: how we connect.
+        client: those of ``settings.client()`` that connections are made with; files may have changed since. None: anew.
 
     Returns:
         Why the first one that does not want us does not, in one line; None: none is there, or all are content.
     """
-    client = settings.client()
+    client = dict(client or settings.client())
     servers = [server.rpartition(":") for server in client.pop("bootstrap_servers")]
     refusal = None
     try:
@@ -63,7 +67,7 @@ async def find_refusal(settings: Settings) -> RefusedError | None:
                 try:
                     brokers = await _brokers(address, client)
                 except _FAILURES as error:
-                    refusal = refusal or await _why(address, error, settings)
+                    refusal = refusal or await _why(address, error, settings, client)
                 else:
                     # One way in is enough; but then its brokers send us to each other.
                     return await _first_refusal(brokers - {address}, client, settings)
@@ -79,7 +83,7 @@ async def _first_refusal(
         try:
             await _brokers(address, client)
         except _FAILURES as error:
-            refusal = await _why(address, error, settings)
+            refusal = await _why(address, error, settings, client)
             if refusal is not None:
                 return refusal
     return None
@@ -96,13 +100,15 @@ async def _brokers(address: tuple[str, int], client: Mapping[str, Any]) -> set[t
         connection.close()
 
 
-async def _why(address: tuple[str, int], error: BaseException, settings: Settings) -> RefusedError | None:
+async def _why(
+    address: tuple[str, int], error: BaseException, settings: Settings, client: Mapping[str, Any]
+) -> RefusedError | None:
     """What a failed connection means; None: nothing that a setting could cure."""
     reason = next(filter(None, (_known(cause, settings) for cause in _causes(error))), None)
     if reason is None or isinstance(error, UnsupportedSaslMechanismError | IllegalSaslStateError):
         reason = await _another_protocol(address, error, settings) or reason
     if reason is None and _is_tls(settings):
-        reason = await _complaint(address, settings)
+        reason = await _complaint(address, settings, client)
     return RefusedError(f"The broker at {address[0]}:{address[1]} {reason}") if reason is not None else None
 
 
@@ -199,12 +205,12 @@ def _unverified() -> ssl.SSLContext:
     return context
 
 
-async def _complaint(address: tuple[str, int], settings: Settings) -> str | None:
+async def _complaint(address: tuple[str, int], settings: Settings, client: Mapping[str, Any]) -> str | None:
     """What the broker says of our certificate if it is not interrupted."""
     writer = None
     try:
         async with asyncio.timeout(_COMPLAINT_WITHIN):
-            reader, writer = await asyncio.open_connection(*address, ssl=settings.client()["ssl_context"])
+            reader, writer = await asyncio.open_connection(*address, ssl=client["ssl_context"])
             await reader.read(1)
     except _FAILURES as error:
         return _known(error, settings)

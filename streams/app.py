@@ -20,7 +20,6 @@ import asyncio
 import math
 import os
 import signal
-import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +34,7 @@ from streams.runtime.fences import Fences
 from streams.runtime.health import serve_health
 from streams.runtime.logs import configure_logs
 from streams.runtime.metrics import Metrics
+from streams.runtime.watchdog import Watchdog
 from streams.runtime.worker import App, Worker
 from streams.telemetry.reader import Reader
 
@@ -105,7 +105,7 @@ def _consumer(settings: Settings, client: Mapping[str, Any]) -> dict[str, Any]:
         **client,
         "client_id": settings.application_id,
         "group_id": settings.application_id,
-        "auto_offset_reset": "earliest",
+        "auto_offset_reset": "none",  # positions are set to where the state goes on; one that is gone is an error
         "enable_auto_commit": False,  # offsets are part of the checkpoints
         "isolation_level": "read_committed",
         "session_timeout_ms": session_ms,
@@ -193,8 +193,7 @@ async def _end_when_refused(worker: Worker, settings: Settings, client: Mapping[
 
 async def _work(app: App, stop: asyncio.Event) -> int:
     worker = app.worker
-    leave = threading.Timer(_STOP_TIMEOUT, _leave_by_force, (worker,))
-    leave.daemon = True
+    leave = Watchdog(_STOP_TIMEOUT, lambda: _leave_by_force(worker))
     clock = asyncio.create_task(worker.keep_time())
     start = asyncio.create_task(app.start())
     try:
@@ -205,14 +204,14 @@ async def _work(app: App, stop: asyncio.Event) -> int:
         if worker.failure is None:
             _log.info("stopping")
             # Whatever hangs on the way out (brokers that do not answer), a supervisor is not kept waiting.
-            leave.start()
+            leave.let_loose()
         await app.stop()
     finally:
         for task in (clock, start):
             task.cancel()
         await asyncio.gather(clock, start, return_exceptions=True)
         await worker.close()
-    leave.cancel()
+    leave.call_off()
     worker.stand_down()
     _log.info("stopped")
     return 0 if worker.failure is None else 1

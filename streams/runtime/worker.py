@@ -8,7 +8,6 @@ is committed, and nobody else may build on it.
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import threading
 import time
@@ -21,17 +20,21 @@ from aiokafka.structs import TopicPartition
 from faust.app.base import BootStrategy
 from yarl import URL
 
-from streams.delivery.checkpoint import Checkpointer
-from streams.errors import ClusterError, InternalError, TripsError
+from streams.delivery.checkpoint import OFFSET_MARK, Checkpointer
+from streams.errors import ClusterError, InternalError, StateError, TripsError
 from streams.runtime.batches import BatchSchema, BatchTransport
 from streams.runtime.changelog import read_changelog
 from streams.runtime.cluster import check_partition_counts
 from streams.runtime.logs import FAUST_LOGGER
 from streams.runtime.partition import Partition
+from streams.runtime.positions import START_ANEW, Found, Names, Start, check_ids, refuse, start_of
 from streams.runtime.recovery import PartitionTableManager, VehicleTable
+from streams.runtime.source import log_bounds
+from streams.runtime.topic_ids import topic_ids
+from streams.runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from streams.delivery.checkpoint import Destinations
     from streams.runtime.batches import Batch, BatchConsumer
@@ -50,6 +53,8 @@ _DRAIN_TIMEOUT: Final = 20.0
 _NOT_READY_AFTER: Final = 30.0
 # How often the clocks of quiet partitions are looked at.
 _TICK: Final = 0.25
+# How often it is looked whether the topics are still the same ones.
+_LOOK_EVERY: Final = 10.0
 # A worker that has failed and cannot even stop is ended by force.
 _GRACE: Final = 8.0
 
@@ -87,6 +92,10 @@ class Worker:
         self.metrics = metrics
         self.partitions: dict[int, Partition] = {}
         """Those that are worked on; empty while the worker is not open."""
+        self.starts: dict[int, Start] = {}
+        """Where those that were taken over last go on."""
+        self.answered = time.monotonic()
+        """When a broker was last heard of: by an answer to a fetch or, without partitions, by a heartbeat."""
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
         self._destinations = destinations
@@ -96,12 +105,15 @@ class Worker:
         self._commit_interval = commit_interval
         self._partition_count = partition_count
         self._generation: int | None = None
-        self._consumer: Any = None
+        self._consumer: BatchConsumer | None = None
+        self._names = Names(destinations.application_id, topics.telemetry, topics.changelog)
+        self._look: asyncio.Task[None] | None = None
+        self._looked = 0.0
         # Processors whose state is exactly what is committed: recovered and not yet open, or drained.
         self._settled: dict[int, PartitionProcessor] = {}
         self._fenced: dict[int, Fence] = {}
         self._home: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
-        self._watchdog: threading.Timer | None = None
+        self._watchdog: Watchdog | None = None
         metrics.show(self)
 
     @property
@@ -109,8 +121,7 @@ class Worker:
         """Partitions (perhaps none) are assigned and recovered, the brokers answer, and nothing has failed."""
         if self._generation is None or self.failure is not None:
             return False
-        quiet_since = max((partition.answered for partition in self.partitions.values()), default=math.inf)
-        return time.monotonic() - quiet_since < _NOT_READY_AFTER
+        return time.monotonic() - self.answered < _NOT_READY_AFTER
 
     # -- assignments ---------------------------------------------------------------------------------------------
 
@@ -124,6 +135,7 @@ class Worker:
         """
         began = time.monotonic()
         _log.info("partitions assigned", partitions=_ranges(numbers), generation=generation)
+        self.metrics.rebalanced()
         self._consumer = consumer
         count = await consumer.partition_count(self.topics.telemetry)
         if not count:
@@ -143,35 +155,107 @@ class Worker:
 
         # 3. Read the rest back.
         unknown = {number: self._new_processor() for number in numbers if number not in self._settled}
+        count = await read_changelog(
+            self.topics.changelog,
+            sorted(unknown),
+            self._client,
+            lambda partition, records: self._restore(partition, unknown[partition], records),
+        )
+        for number, processor in unknown.items():
+            try:
+                processor.restored()
+            except StateError as error:
+                raise StateError(
+                    f"{self.topics.changelog} partition {number}: {error}. To go on, {START_ANEW}."
+                ) from error
 
-        def restore(partition: int, records: Sequence[Any]) -> None:
-            unknown[partition].restore((record.key, record.value) for record in records)
-
-        count = await read_changelog(self.topics.changelog, sorted(unknown), self._client, restore)
-        for processor in unknown.values():
-            processor.restored()
-        self._settled |= unknown
+        # 4. Find out where each goes on in the source. Only now: it is for good since the fence.
+        processors = self._settled | unknown
+        self.starts = await self._starts(processors, consumer)
+        self._settled = processors
         seconds = time.monotonic() - began
         self.metrics.recovered(count, seconds)
         _log.info("state recovered", partitions=_ranges(unknown), records=count, seconds=round(seconds, 3))
+
+    def _restore(self, partition: int, processor: PartitionProcessor, records: Sequence[Any]) -> None:
+        offset = -1
+
+        def items() -> Iterator[tuple[bytes, bytes | None]]:
+            nonlocal offset
+            for record in records:
+                offset = record.offset
+                yield record.key or b"", record.value
+
+        try:
+            processor.restore(items())
+        except StateError as error:
+            raise StateError(f"{self.topics.changelog} partition {partition} offset {offset}: {error}") from error
+
+    async def _starts(self, processors: Mapping[int, PartitionProcessor], consumer: BatchConsumer) -> dict[int, Start]:
+        """Where partitions go on in the source.
+
+        Raises:
+            TripsError: nowhere: something is missing, or not what it was.
+        """
+        ids = await self._topic_ids()
+        bounds = await log_bounds(self.topics.telemetry, sorted(processors), self._client)
+        places = {number: TopicPartition(self.topics.telemetry, number) for number in processors}
+        committed = await consumer.committed(places.values()) if places else {}
+        starts: dict[int, Start] = {}
+        problems: list[tuple[int, TripsError]] = []
+        for number, processor in processors.items():
+            at = committed.get(places[number])
+            found = Found(
+                begin=bounds[number].begin,
+                end=bounds[number].end,
+                committed=None if at is None else at.offset,
+                marked=at is not None and at.metadata == OFFSET_MARK,
+            )
+            standing = processor.standing
+            try:
+                check_ids(self._names, standing, ids, where=f" partition {number}")
+                starts[number] = start_of(number, self._names, standing, found, empty=not processor.vehicles)
+            except TripsError as error:
+                problems.append((number, error))
+            processor.standing = standing._replace(
+                telemetry_id=ids.get(self.topics.telemetry, standing.telemetry_id),
+                changelog_id=ids.get(self.topics.changelog, standing.changelog_id),
+            )
+        if problems:
+            refuse(problems)
+        return starts
+
+    async def _topic_ids(self) -> dict[str, bytes]:
+        """Those of source and changelog, as far as they are known."""
+        for fence in self._fenced.values():
+            return await topic_ids(fence.producer.client, [self.topics.telemetry, self.topics.changelog])
+        return {}
 
     def open(self, generation: int) -> None:
         """Work on what was taken over, from here on."""
         processors, self._settled = self._settled, {}
         self._generation = generation
+        self.answered = self._looked = time.monotonic()
         self.partitions = {
             number: Partition(
                 number,
                 processor,
                 Checkpointer(self._fenced[number].producer, number, self._destinations),
+                start=self.starts[number].offset,
                 interval=self._commit_interval,
                 observer=self.metrics,
                 fail=self.fail,
             )
             for number, processor in processors.items()
         }
-        for partition in self.partitions.values():
+        for number, partition in self.partitions.items():
+            start = self.starts[number]
             partition.start()
+            if not start.recorded:
+                partition.record_start()
+            if start.remark is not None:
+                _log.warning(start.remark)
+            self.metrics.lost(start.lost)
         _log.info("worker ready", partitions=_ranges(self.partitions), generation=generation)
 
     async def drain(self) -> None:
@@ -200,6 +284,9 @@ class Worker:
     async def close(self) -> None:
         """End for good."""
         self._generation = None
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.wait([self._look])
         for partition in self.partitions.values():
             await partition.stop()
         await self._fences.close()
@@ -222,12 +309,35 @@ class Worker:
     async def keep_time(self) -> None:
         """Let the clocks of quiet partitions go on, for as long as the worker lives."""
         self._home = asyncio.get_running_loop(), threading.current_thread()
+        self._watchdog = _end_by_force()
         try:
             while self.failure is None:
                 await asyncio.sleep(_TICK)
-                for number, partition in self.partitions.items():
-                    partition.tick(self._consumer.progress(TopicPartition(self.topics.telemetry, number)))
+                self._tick()
         except Exception as error:  # noqa: BLE001
+            self.fail(error)
+
+    def _tick(self) -> None:
+        consumer = self._consumer
+        if consumer is None:
+            return
+        for number, partition in self.partitions.items():
+            partition.tick(consumer.progress(TopicPartition(self.topics.telemetry, number)))
+            self.answered = max(self.answered, partition.answered)
+        now = time.monotonic()
+        if not self.partitions and self._generation is not None and consumer.in_touch:
+            self.answered = now
+        if self.partitions and now - self._looked >= _LOOK_EVERY and (self._look is None or self._look.done()):
+            self._looked = now
+            self._look = asyncio.create_task(self._look_at_topics(), name="look at the topics")
+
+    async def _look_at_topics(self) -> None:
+        """Notice when source or changelog is deleted and created anew while we work: offsets would go on as if."""
+        try:
+            ids = await self._topic_ids()
+            for number, partition in self.partitions.items():
+                check_ids(self._names, partition.processor.standing, ids, where=f" partition {number}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody else would tell
             self.fail(error)
 
     # -- failure -------------------------------------------------------------------------------------------------
@@ -240,16 +350,19 @@ class Worker:
         if self.failure is not None:
             return
         self.failure = reason
-        _log.critical(explain(reason), exc_info=reason)
-        self._watchdog = threading.Timer(_GRACE, os._exit, (1,))
-        self._watchdog.daemon = True
-        self._watchdog.start()
         self.failed.set()
+        self._watchdog = self._watchdog or _end_by_force()
+        self._watchdog.let_loose()
+        _log.critical(explain(reason), exc_info=reason)
 
     def stand_down(self) -> None:
         """The process has got through its end by itself: no force is needed."""
         if self._watchdog is not None:
-            self._watchdog.cancel()
+            self._watchdog.call_off()
+
+
+def _end_by_force() -> Watchdog:
+    return Watchdog(_GRACE, lambda: os._exit(1))
 
 
 def explain(reason: BaseException) -> str:

@@ -39,6 +39,9 @@ def pytest_collection_modifyitems(config, items):
     ours = [item for item in items if here in item.path.parents]
     for item in ours:
         item.add_marker(pytest.mark.kafka)
+        # Clients that a fault interrupts leave connections to the garbage collector.
+        item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+        item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
     if PROFILE == "few":
         left_out = [item for item in ours if item.get_closest_marker("all_faults")]
         if left_out:

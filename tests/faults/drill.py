@@ -196,8 +196,7 @@ class Drill:
         """Nothing is left running, whatever has happened."""
         for place in [*self._gone, *self._places]:
             place.destroy()
-        self.load.cancel()
-        await asyncio.sleep(0)
+        await self.load.cancel()
 
     async def ended(self, count: int, within: float = 60.0) -> None:
         """Wait until so many workers have ended by themselves."""

@@ -139,10 +139,12 @@ class Load:
         if task is not None:
             await task
 
-    def cancel(self) -> None:
+    async def cancel(self) -> None:
         """End at once."""
-        if self._task is not None:
-            self._task.cancel()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self, rate: float) -> None:
         began, taken = time.monotonic(), 0

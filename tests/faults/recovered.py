@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from faults.judge import judge
 
 from streams.delivery.checkpoint import partition_for
+from streams.delivery.messages import announcement_messages
 from streams.processor import Processor
 from streams.runtime.changelog import read_changelog
 from streams.telemetry.reader import Reader
@@ -54,10 +55,9 @@ async def judge_recovered_state(settings: Any, logs: Logs, chance: random.Random
         if quiet:
             processor.close()
         for one in processor.take().announcements:
-            key = one.vehicle_id.encode()
-            headers = (("ce_id", one.event_id.encode()), ("ce_type", one.event.encode()))
-            place = partition_for(key, 1 + max(logs.ends), number)
-            said.append(_Record(place, 10**12 + len(said), 0, key, one.payload, headers))
+            event, _ = announcement_messages(one, "probe")
+            place = partition_for(event.key, settings.partitions, number)
+            said.append(_Record(place, 10**12 + len(said), 0, event.key, event.value, tuple(event.headers)))
     # The topics of trips and of letters have no answers to the questions: they were asked beside Kafka.
     verdict = judge(
         replace(

@@ -1,7 +1,7 @@
 """The contract's definition of trips, read as plainly as it can be written: the judge of the core.
 
-Everything is kept, nothing is folded, nothing is remembered from one call to the next: lists are searched again and
-again. It shares no code with the core but the names of the properties, and is written from the contract alone.
+Everything is kept, nothing is folded, nothing is remembered from one call to the next: sorted lists are searched again
+and again. It shares no code with the core but the names of the properties, and is written from the contract alone.
 
 Where the contract leaves room, this is how it is read:
 
@@ -25,8 +25,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from streams.trips.samples import SWITCHES, Property
@@ -44,6 +46,8 @@ Sample = tuple[int, Property, Any]
 EARTH_RADIUS_MM: Final = 6_371_008_800
 CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 FLAGS: Final = ("START_UNOBSERVED", "END_INFERRED", "DATA_GAP", "ODOMETER_IMPLAUSIBLE", "POSITION_JUMPS")
+
+_INSTANT: Final = itemgetter(0)
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,9 @@ _Timeline = dict[Property | None, list[tuple[int, Any]]]
 
 
 def _by_property(timeline: list[Sample]) -> _Timeline:
-    found: _Timeline = {prop: [(t, value) for t, p, value in timeline if p == prop] for prop in Property}
+    found: _Timeline = {prop: [] for prop in Property}
+    for t, prop, value in timeline:
+        found[prop].append((t, value))
     found[None] = [(t, None) for t in sorted({t for t, _, _ in timeline})]
     return found
 
@@ -173,7 +179,7 @@ def _first_gap(instants: list[int], start: int, end: int, rules: Rules) -> int |
     """The last sample before the first data gap in [start, end]."""
     if rules.silence_timeout_ms == 0:
         return None
-    within = [t for t in instants if start <= t <= end]
+    within = instants[bisect_left(instants, start) : bisect_right(instants, end)]
     for one, next_one in itertools.pairwise(within):
         if next_one - one > rules.silence_timeout_ms:
             return one
@@ -315,8 +321,9 @@ def _odometer_mm(interval: _Interval, timeline: _Timeline, previous_end: int | N
         return None
     before = [
         value
-        for t, value in timeline[Property.MILEAGE]
-        if t <= interval.start and (previous_end is None or t >= previous_end)
+        for _, value in _inside(
+            timeline, Property.MILEAGE, -1 if previous_end is None else previous_end, interval.start
+        )
     ]
     at_start = before[-1] if before and "START_UNOBSERVED" not in interval.flags else inside[0]
     return (inside[-1] - at_start) * 100
@@ -354,12 +361,15 @@ def _leg_mm(one: tuple[int, int, int | None], other: tuple[int, int, int | None]
 
 
 def _inside(timeline: _Timeline, prop: Property | None, start: int, end: int) -> list[tuple[int, Any]]:
-    return [(t, value) for t, value in timeline[prop] if start <= t <= end]
+    samples = timeline[prop]
+    return samples[bisect_left(samples, start, key=_INSTANT) : bisect_right(samples, end, key=_INSTANT)]
 
 
 def _last(timeline: _Timeline, prop: Property, at: int) -> tuple[int, Any] | None:
     """The last sample at or before an instant."""
-    return next(((t, value) for t, value in reversed(timeline[prop]) if t <= at), None)
+    samples = timeline[prop]
+    number = bisect_right(samples, at, key=_INSTANT)
+    return samples[number - 1] if number else None
 
 
 def _first(timeline: _Timeline, prop: Property, start: int, end: int) -> tuple[int, Any] | None:

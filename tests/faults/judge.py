@@ -68,7 +68,7 @@ END_OF_TIME: Final = 253_402_300_799_999  # the last millisecond of the year 999
 SHOWN: Final = 20
 """Findings of one invariant that are shown; all are counted."""
 BUDGET_MS: Final = 8_000
-"""About how long announcements that are not the last word of a trip are looked at: all those of some 30,000 messages."""
+"""About how long announcements that are not the last word of a trip are looked at: all of some 30,000 messages."""
 SAMPLE_MS: Final = 0.004
 """About how long it takes to derive trips, per sample of the vehicle."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from dataclasses import replace
@@ -9,13 +10,18 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from faults.judge import Logs, Record, judge
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.structs import TopicPartition
+from faults.judge import Logs, Record, collect, judge
+from integration.cluster import caught_up, feed, read
 
 from streams.delivery.checkpoint import partition_for
 from streams.delivery.messages import Source, announcement_messages, dead_letter, late_letter
 from streams.processor import Processor
 from streams.settings import Settings
 from streams.telemetry.reader import Reader
+from streams.topics import create_topics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -582,3 +588,106 @@ def test_it_catches(good, mutate, caught_by, counts):
     verdict = judge(mutate(logs), settings)
     assert caught_by <= verdict.violated, str(verdict)
     assert {name: getattr(verdict, name) for name in counts} == counts, str(verdict)
+
+
+# ------------------------------------------------------------------------------------------------------- a real Kafka
+
+
+@pytest.fixture
+async def a_real_run(make_settings, start_worker):
+    """A worker that is killed on the way, and has done everything in the end."""
+    settings = make_settings(**RULES)
+    await create_topics(settings)
+    logs, _ = some_logs(11, vehicles=4)
+    messages = [(record.key, record.value) for record in logs.telemetry]
+    worker = start_worker(settings)
+    await feed(settings, messages[:200])
+    await caught_up(settings, 1)
+    worker.kill()
+    worker = start_worker(settings)
+    await feed(settings, messages[200:])
+    await caught_up(settings, len(messages))
+    assert worker.stop() == 0
+    return settings, len(messages)
+
+
+async def produce(settings: Settings, topic: str, record: Any) -> None:
+    async with AIOKafkaProducer(**settings.client()) as producer:
+        await producer.send_and_wait(
+            topic, record.value, key=record.key, partition=record.partition, headers=list(record.headers)
+        )
+
+
+@pytest.mark.timeout(120)
+async def test_a_real_run_is_clean_and_what_is_added_to_it_is_found(a_real_run):
+    settings, count = a_real_run
+    logs = await collect(settings)
+    verdict = judge(logs, settings)
+    assert verdict.clean, str(verdict)
+    assert verdict.messages == count
+    assert verdict.trips > 20
+    assert min(map(len, (logs.events, logs.events_uncommitted, logs.trips, logs.dead_letters, logs.late))) > 0
+    assert logs.committed == logs.ends
+    assert logs.events == await read(settings, settings.topics.events)
+
+    # Nobody has worked on this record of telemetry.
+    await produce(settings, settings.topics.telemetry, logs.telemetry[-1])
+    assert judge(await collect(settings), settings).violated == {"I4"}
+
+    # A consumer of all these topics sees one more record than it should.
+    await produce(settings, settings.topics.events, logs.events[-1])
+    await produce(settings, settings.topics.trips, replace_value(logs.trips[-1], b"{}"))
+    await produce(settings, settings.topics.dead_letters, logs.dead_letters[0])
+    await produce(settings, settings.topics.late, logs.late[0])
+    verdict = judge(await collect(settings), settings)
+    assert {"I2", "I3", "I4", "I5"} <= verdict.violated, str(verdict)
+    assert verdict.duplicates >= 3
+
+
+def replace_value(record: Any, value: bytes) -> Record:
+    return Record(record.partition, record.offset, record.timestamp, record.key, value, tuple(record.headers))
+
+
+@pytest.mark.timeout(120)
+async def test_what_is_read_ends_with_markers_begins_late_and_has_holes(settings):
+    await create_topics(settings)
+    topic = settings.topics.events
+    producer = AIOKafkaProducer(**settings.client(), transactional_id=f"{settings.application_id}-markers")
+    await producer.start()
+    try:
+        for number in range(4):
+            await producer.begin_transaction()
+            await producer.send_and_wait(topic, b"%d" % number, partition=0)
+            if number % 2:
+                await producer.abort_transaction()
+            else:
+                await producer.commit_transaction()
+    finally:
+        await producer.stop()
+    admin = AIOKafkaAdminClient(**settings.client())
+    await admin.start()
+    try:
+        await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=2)})
+    finally:
+        await admin.close()
+    logs = await collect(settings)
+    assert [(record.offset, record.value) for record in logs.events] == [(4, b"2")]
+    assert [record.value for record in logs.events_uncommitted] == [b"1", b"2", b"3"]
+
+
+@pytest.mark.timeout(120)
+async def test_reading_waits_for_a_transaction_that_is_open(settings):
+    await create_topics(settings)
+    producer = AIOKafkaProducer(**settings.client(), transactional_id=f"{settings.application_id}-open")
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        await producer.send_and_wait(settings.topics.events, b"open", partition=0)
+        with pytest.raises(TimeoutError):
+            await collect(settings, within=3)
+        collecting = asyncio.create_task(collect(settings, within=30))
+        await asyncio.sleep(1)
+        await producer.commit_transaction()
+        assert [record.value for record in (await collecting).events] == [b"open"]
+    finally:
+        await producer.stop()

@@ -39,6 +39,7 @@ class _Pipe:
 
     def __init__(self, proxy: Proxy, direction: Direction, source: socket.socket, sink: socket.socket) -> None:
         self.stalled_until = 0.0
+        self.forgotten = False
         self._proxy = proxy
         self._direction = direction
         self._source = source
@@ -72,7 +73,7 @@ class _Pipe:
 
     def _wait(self, due: float) -> float:
         """For how long the next bytes are held back, as far as is known now."""
-        if self._direction in self._proxy.cuts:
+        if self.forgotten or self._direction in self._proxy.cuts:
             return _LOOK
         return min(_LOOK, max(0.0, max(due, self.stalled_until) - time.monotonic()))
 
@@ -206,6 +207,13 @@ class Proxy:
         """Let nothing through in these directions, from now to :meth:`heal`; in none named: both."""
         self.cuts |= set(directions or ("up", "down"))
 
+    def forget(self, share: float = 1.0) -> int:
+        """Let nothing through on all connections, or on each with this chance, for ever; how many it were.
+
+        As a firewall that has lost its table: neither side is told, and only new connections work.
+        """
+        return self._do(self._forget, share)
+
     def refuse(self) -> None:
         """Refuse new connections, until :meth:`heal`."""
         self._do(self._refuse)
@@ -225,7 +233,7 @@ class Proxy:
         return self._do(self._reset, share)
 
     def heal(self) -> None:
-        """End all faults. What was held back goes on to where it was going."""
+        """End all faults. What was held back goes on to where it was going (but for what is forgotten)."""
         self._do(self._heal)
 
     # -- in the proxy's thread -----------------------------------------------------------------------------------
@@ -266,6 +274,12 @@ class Proxy:
         for one in chosen:
             one.reset()
         self.resets += len(chosen)
+        return len(chosen)
+
+    def _forget(self, share: float) -> int:
+        chosen = [one for one in self.connections if self._chance.random() < share]
+        for pipe in (pipe for one in chosen for pipe in one.pipes):
+            pipe.forgotten = True
         return len(chosen)
 
     async def _start_losing(self, resets: float, stalls: float, stall: float) -> None:

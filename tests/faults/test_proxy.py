@@ -161,6 +161,16 @@ def test_some_are_reset_and_others_live_on(connect, proxy):
     assert lived == 40 - count
 
 
+def test_a_connection_that_is_forgotten_stays_silent_and_new_ones_work(connect, proxy):
+    client = connect()
+    assert comes_back(client, b"before")
+    assert proxy.forget() == 1
+    proxy.heal()
+    client.sendall(b"anybody there?")
+    assert hears_nothing(client, 0.3)
+    assert comes_back(connect(), b"after")
+
+
 def test_new_connections_are_refused_until_it_heals(connect, proxy):
     old = connect()
     assert comes_back(old, b"before")

@@ -22,6 +22,7 @@ from streams.processor import Processor
 from streams.settings import Settings
 from streams.telemetry.reader import Reader
 from streams.topics import create_topics
+from streams.trips.identity import event_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -240,6 +241,10 @@ def trip(record: Record) -> dict[str, Any]:
     return dict(json.loads(record.value or b"")["data"]["trip"])
 
 
+def ms(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
+
+
 def last(records: list[Record], event: str) -> Record:
     """The last announcement of this kind that is the last one of its trip."""
     by_trip = {trip(record)["id"]: record for record in records}
@@ -371,11 +376,42 @@ def another_partition(logs):
     return instead(logs, "events", record, moved)
 
 
-def the_end_of_a_trip_announced_again_without_a_cause(logs):
-    record = last(logs.events, "TripDataReady")
-    newest = max(one.offset for one in logs.telemetry if one.key == record.key and one.partition == record.partition)
-    new = rewritten(record, lambda payload: payload["data"]["trip"].update(revision=newest))
-    return with_(logs, "events", at_the_end(logs.events_uncommitted, new))
+def an_early_trip(logs):
+    """The announcements of a trip that is ready, and whose vehicle has driven on since."""
+    ready = next(record for record in logs.events if kind(record) == "TripDataReady" and record.key == b"car 1")
+    return [record for record in logs.events if trip(record)["id"] == trip(ready)["id"]]
+
+
+def said_again(logs, *records):
+    """As of the vehicle's newest record that was announced, in every other respect as it should be."""
+    newest = [record for record in logs.events if record.key == records[0].key][-1]
+    revision, at = trip(newest)["revision"], json.loads(newest.value)["metadata"]["occurred_at"]
+    for record in records:
+        identifier = event_id(ms(at), trip(record)["id"], kind(record), revision)
+
+        def change(payload, identifier=identifier):
+            payload["metadata"] |= {"id": identifier, "occurred_at": at}
+            payload["data"]["trip"]["revision"] = revision
+
+        new = rewritten(record, change)
+        own = {"ce_id": identifier.encode(), "ce_time": at.encode()}
+        headers = tuple((name, own.get(name, value)) for name, value in new.headers)
+        logs = with_(logs, "events", at_the_end(logs.events_uncommitted, replace(new, headers=headers)))
+    return logs
+
+
+def an_end_said_again_without_a_cause(logs):
+    return said_again(logs, *an_early_trip(logs)[-2:])
+
+
+def a_trip_ready_again_without_a_cause(logs):
+    return said_again(logs, an_early_trip(logs)[-1])
+
+
+def a_trip_ended_after_it_was_superseded(logs):
+    superseded = next(record for record in logs.events if b"SUPERSEDED" in record.value)
+    of_trip = [record for record in logs.events if trip(record)["id"] == trip(superseded)["id"]]
+    return said_again(logs, next(record for record in of_trip if kind(record) == "TripEnded"))
 
 
 def a_metric_wrong_in_all_topics(logs):
@@ -433,6 +469,23 @@ def a_dead_letter_twice(logs):
 def a_dead_letter_with_another_value(logs):
     record = logs.dead_letters[0]
     return instead(logs, "dead_letters", record, replace(record, value=b"x"))
+
+
+def cut_short(logs, kept=10, size=0):
+    """A dead letter that did not fit."""
+    letter = max(logs.dead_letters, key=lambda record: len(record.value or b""))
+    header = ("ignition-trips.original-size", str(len(letter.value) + size).encode())
+    cut = replace(letter, value=letter.value[:kept], headers=(*letter.headers, header))
+    return letter, cut
+
+
+def a_dead_letter_cut_short_of_another_size(logs):
+    return instead(logs, "dead_letters", *cut_short(logs, size=1))
+
+
+def a_dead_letter_cut_short_with_another_value(logs):
+    letter, cut = cut_short(logs)
+    return instead(logs, "dead_letters", letter, replace(cut, value=b"other"))
 
 
 def a_dead_letter_that_is_not_partial(logs):
@@ -496,7 +549,7 @@ def a_record_applied_that_never_was(logs):
     """The edges of a trip are not in the log: what was announced of it never was."""
     started = trip(last(logs.events, "TripDataReady"))
     times = [started[side]["timestamp"] for side in ("start", "end")]
-    edges = {round(datetime.fromisoformat(time).timestamp() * 1000) for time in times}
+    edges = {ms(time) for time in times}
     gone = [
         record
         for record in logs.telemetry
@@ -552,7 +605,9 @@ MUTATIONS = [
     (a_revision_of_a_record_that_is_not_there, {"I0"}, {}),
     (another_key, {"I2"}, {}),
     (another_partition, {"I2"}, {}),
-    (the_end_of_a_trip_announced_again_without_a_cause, {"I2"}, {}),
+    (an_end_said_again_without_a_cause, {"I2"}, {"duplicates": 0}),
+    (a_trip_ready_again_without_a_cause, {"I2"}, {"duplicates": 0}),
+    (a_trip_ended_after_it_was_superseded, {"I2"}, {"duplicates": 0}),
     (a_metric_wrong_in_all_topics, {"I0"}, {"different": 1}),
     (a_word_in_between_that_was_wrong, {"I0"}, {}),
     (the_start_of_a_trip_that_is_on_wrong, {"I0"}, {}),
@@ -563,6 +618,8 @@ MUTATIONS = [
     (a_dead_letter_lost, {"I4"}, {"missing": 1}),
     (a_dead_letter_twice, {"I4"}, {"duplicates": 1}),
     (a_dead_letter_with_another_value, {"I4"}, {"different": 1}),
+    (a_dead_letter_cut_short_of_another_size, {"I4"}, {"different": 1}),
+    (a_dead_letter_cut_short_with_another_value, {"I4"}, {"different": 1}),
     (a_dead_letter_that_is_not_partial, {"I4"}, {"different": 1}),
     (a_dead_letter_of_a_good_record, {"I4"}, {"extra": 1}),
     (a_late_record_lost, {"I4"}, {"missing": 1}),
@@ -588,6 +645,19 @@ def test_it_catches(good, mutate, caught_by, counts):
     verdict = judge(mutate(logs), settings)
     assert caught_by <= verdict.violated, str(verdict)
     assert {name: getattr(verdict, name) for name in counts} == counts, str(verdict)
+
+
+def test_a_dead_letter_that_did_not_fit_is_in_order(good):
+    logs, settings = good
+    assert judge(instead(logs, "dead_letters", *cut_short(logs)), settings).clean
+
+
+def test_of_many_findings_some_are_shown_and_all_are_counted(good):
+    logs, settings = good
+    verdict = judge(replace(logs, events=[], events_uncommitted=[], trips=[]), settings)
+    assert verdict.missing == verdict.trips > 30
+    assert len(verdict.findings) == 21
+    assert verdict.findings[-1] == f"I0 … and {verdict.missing - 20} more"
 
 
 # ------------------------------------------------------------------------------------------------------- a real Kafka

@@ -68,7 +68,7 @@ class _Errors(_Headers):
     original_size: _Count | None = Field(
         None,
         alias="ignition-trips.original-size",
-        description="The record did not fit and is cut short: so many bytes had its value.",
+        description="How many bytes its value had; fewer are left if the record did not fit and is cut short.",
     )
 
 
@@ -85,10 +85,10 @@ class DeadLetterHeaders(_Errors):
         pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$",
         description="All reasons, as they are counted in the metrics, separated by commas.",
     )
-    partial: Literal["true"] | None = Field(
+    partial: Literal["true", "false"] | None = Field(
         None,
         alias="ignition-trips.partial",
-        description="There if the good properties of the record were applied; absent if nothing of it was.",
+        description="true if the good properties of the record were applied; false or absent if nothing of it was.",
     )
 
 

@@ -34,11 +34,11 @@ _CONNECT: Final = "__connect.errors."
 _STAGE: Final = b"VALUE_CONVERTER"
 
 HEADER_PARTIAL: Final = "ignition-trips.partial"
-"""``true``: the good properties of this record were applied. Absent: nothing of it was."""
+"""``true``: the good properties of this record were applied. ``false`` or absent: nothing of it was."""
 HEADER_REASONS: Final = "ignition-trips.reasons"
 """The reasons as they are counted in the metrics, separated by commas."""
 HEADER_ORIGINAL_SIZE: Final = "ignition-trips.original-size"
-"""The value did not fit and is cut short; this is how many bytes it had. The whole of it is at the source offset."""
+"""How many bytes the value had. Fewer are left: it did not fit and is cut short. The whole is at the source offset."""
 
 # Kafka's batch header is 61 bytes; each record adds lengths and deltas of at most 5 bytes each.
 _BATCH_OVERHEAD: Final = 61
@@ -120,6 +120,9 @@ def dead_letter(rejected: Rejected, source: Source, max_size: int) -> Message:
     headers.append((HEADER_REASONS, ",".join(dict.fromkeys(problem.reason.value for problem in problems)).encode()))
     if rejected.partial:
         headers.append((HEADER_PARTIAL, b"true"))
+    elif _has(rejected.record, HEADER_PARTIAL):
+        # A dead letter that somebody has sent again, headers and all: what it says is not about this time.
+        headers.append((HEADER_PARTIAL, b"false"))
     return _fit(rejected.record, headers, max_size)
 
 
@@ -139,6 +142,10 @@ def _errors(record: Record, source: Source, reason: str, message: str) -> Header
     ]
 
 
+def _has(record: Record, header: str) -> bool:
+    return any(name == header for name, _ in record.headers)
+
+
 def _shortened(text: str) -> str:
     return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
 
@@ -149,10 +156,14 @@ def _fit(record: Record, errors: Headers, max_size: int) -> Message:
     The topic is created with room for the largest record of the source and our headers, so something is left out
     only where somebody has set other limits: first the end of the value, then the record's own headers, then its key.
     """
-    key, value, headers = record.key, record.value, [*record.headers, *errors]
+    key, value = record.key, record.value
+    sized = [*errors, (HEADER_ORIGINAL_SIZE, str(len(value or b"")).encode())]
+    if _has(record, HEADER_ORIGINAL_SIZE):  # of a dead letter that was cut short, and has been sent again
+        errors = sized
+    headers = [*record.headers, *errors]
     if batch_size(key, value, headers) <= max_size:
         return Message(key, value, headers)
-    errors = [*errors, (HEADER_ORIGINAL_SIZE, str(len(value or b"")).encode())]
+    errors = sized
     for kept_key, own in ((key, record.headers), (key, ()), (None, ())):
         headers = [*own, *errors]
         room = max_size - batch_size(kept_key, b"", headers)

@@ -117,6 +117,17 @@ def test_a_partial_dead_letter_says_so_and_names_each_reason_once():
     )
 
 
+def test_a_dead_letter_that_is_sent_again_and_fails_again_tells_of_this_time():
+    cut = dead_letter(Rejected(Received(value=bytes(9_000)), [problem()], partial=True), SOURCE, 2_000)
+    again = Received(value=b"{", headers=tuple(cut.headers))
+    letter = dead_letter(Rejected(again, [problem("not JSON at character 2")], partial=False), SOURCE, ROOMY)
+    assert letter.headers[: len(cut.headers)] == cut.headers
+    last = dict(letter.headers)
+    assert last["ignition-trips.partial"] == b"false"
+    assert last["ignition-trips.original-size"] == b"1"
+    assert last["__connect.errors.exception.message"] == b"not JSON at character 2"
+
+
 def test_a_late_letter_says_what_came_too_late():
     letter = late_letter(Late(Received(), "ignition of 2026-03-01"), SOURCE, ROOMY)
     headers = dict(letter.headers)

@@ -12,16 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-import msgpack
-
 from streams.errors import StateError
-from streams.records import Announcement, Late, Output, Record, Rejected
+from streams.records import Announcement, Late, Output, Record, Rejected, Standing
 from streams.telemetry.properties import PROPERTIES
 from streams.telemetry.reader import Problem, Reader, Reason
 from streams.trips.content import iso
 from streams.trips.rules import Rules
 from streams.trips.samples import FLOW_ID_BIT, Property
-from streams.trips.state import CLOCK_KEY, BrokenStateError, open_value, seal_value
+from streams.trips.state import CLOCK_KEY, BrokenStateError, open_value, pack_clock, seal_value, unpack_clock
 from streams.trips.vehicle import StoredVehicle, Vehicle
 
 __all__ = ["Counts", "Processor"]
@@ -67,6 +65,7 @@ class Processor:
 
     Attributes:
         clock: epoch ms; the newest Kafka timestamp read so far, or as advanced.
+        standing: stored with the clock, and given back with it; set by the runtime.
         counts: running totals.
         open_trips: how many vehicles have a trip that is on.
         state_bytes: bytes of stored state that the vehicles take, keys and frames apart.
@@ -75,6 +74,7 @@ class Processor:
     def __init__(self, rules: Rules, reader: Reader, *, offline: bool = False) -> None:
         self.rules = rules
         self.clock = 0
+        self.standing = Standing()
         self.counts = Counts()
         self.open_trips = 0
         self.state_bytes = 0
@@ -88,6 +88,8 @@ class Processor:
         self._alarm_of: dict[str, int] = {}
         self._output = Output()
         self._restoring: dict[bytes, dict[bytes, bytes]] = {}
+        self._stored = 0  # vehicles with state, as of the last take
+        self._said_stored: int | None = None  # by what is restored
 
     def process(self, records: Iterable[Record]) -> None:
         """Apply a batch of records, announce what it leaves pending, and close what is silent by its timestamps."""
@@ -169,7 +171,7 @@ class Processor:
         return self._alarms[0][0] if self._alarms else None
 
     def touch_clock(self) -> None:
-        """Have the next :meth:`take` store the clock although nothing else has changed."""
+        """Have the next :meth:`take` store the clock and the standing although nothing else has changed."""
         self._touch_clock = True
 
     def take(self) -> Output:
@@ -177,6 +179,7 @@ class Processor:
         output, self._output = self._output, Output()
         changes = output.changes
         for vehicle in self._changed.values():
+            self._stored += vehicle.stored is None
             changes.update(vehicle.store())
             size = vehicle.size
             self.state_bytes += size - vehicle.counted_size
@@ -184,7 +187,7 @@ class Processor:
         self._changed.clear()
         self._put_to_rest()
         if changes or self._touch_clock:
-            changes[CLOCK_KEY] = seal_value(CLOCK_KEY, msgpack.packb(self.clock))
+            changes[CLOCK_KEY] = seal_value(CLOCK_KEY, pack_clock(self.clock, self._stored, self.standing))
             self._touch_clock = False
         return output
 
@@ -206,11 +209,12 @@ class Processor:
             except BrokenStateError as error:
                 raise StateError(str(error)) from error
             if key == CLOCK_KEY and opened:
-                self.clock = max(self.clock, msgpack.unpackb(opened))
+                clock, self._said_stored, self.standing = unpack_clock(opened)
+                self.clock = max(self.clock, clock)
                 continue
             prefix = _PREFIXES.get(key[:1])
             if prefix is None:
-                raise StateError(f"state record {key!r} is of no kind that this program knows")
+                raise StateError(f"the record with key {key!r} is of no kind that this program knows")
             parts = restoring.get(key[prefix:])
             if parts is None:
                 parts = restoring[key[prefix:]] = {}
@@ -220,13 +224,19 @@ class Processor:
         """All stored values have been handed in: be ready for records.
 
         Raises:
-            StateError: a vehicle's values do not belong together.
+            StateError: a vehicle's values do not belong together, or vehicles are missing.
         """
+        self._stored = len(self._restoring)
+        if self._said_stored not in (None, self._stored):
+            raise StateError(
+                f"it holds the state of {self._stored} vehicles, and should hold that of {self._said_stored}: records "
+                "are missing, or are not ours"
+            )
         for vehicle, parts in self._restoring.items():
             head = parts.get(b"h")
             vehicle_id = vehicle.decode()
             if not head:
-                raise StateError(f"the state of vehicle {vehicle_id!r} has no head: its changelog is not whole")
+                raise StateError(f"the state of vehicle {vehicle_id!r} has no head: records are missing")
             stored = StoredVehicle(
                 head,
                 parts.get(b"t", b""),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from streams.telemetry.reader import Problem
 
-__all__ = ["Announcement", "Late", "Output", "Record", "Rejected", "TripsRecord"]
+__all__ = ["Announcement", "Late", "Output", "Record", "Rejected", "Standing", "TripsRecord"]
 
 
 class Record(Protocol):
@@ -96,3 +96,19 @@ class Output:
     rejected: list[Rejected] = field(default_factory=list)
     late: list[Late] = field(default_factory=list)
     changes: dict[bytes, bytes | None] = field(default_factory=dict)
+
+
+class Standing(NamedTuple):
+    """Where the state of a partition stands: with which record of which topic it goes on.
+
+    The processor stores it with its state and gives it back; what it says is known to the runtime alone.
+
+    Attributes:
+        next_offset: of the source; None: not known, nothing was read yet.
+        telemetry_id: Kafka's id of the source topic, 16 bytes; None: not known.
+        changelog_id: the same of the topic that the state is written to.
+    """
+
+    next_offset: int | None = None
+    telemetry_id: bytes | None = None
+    changelog_id: bytes | None = None

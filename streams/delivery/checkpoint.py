@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
     from streams.records import Output
 
-__all__ = ["BATCH_BYTES", "Checkpointer", "Destinations", "partition_for"]
+__all__ = ["BATCH_BYTES", "OFFSET_MARK", "Checkpointer", "Destinations", "partition_for"]
 
 BATCH_BYTES: Final = 512 * 1024
 """The largest batch that we make: half of the least that a broker takes (1 MiB). 16 KiB, the default, is slow."""
+
+OFFSET_MARK: Final = "state:2"
+"""The metadata of each offset that we commit: the changelog has the state that belongs to it. An offset without it was
+set by somebody else, or by a version from before state format 2."""
 
 _HASH_MASK: Final = 0x7FFFFFFF
 
@@ -112,7 +116,7 @@ class Checkpointer:
 
         # 3. Add the offset, for the same reason before the records.
         if next_offset is not None:
-            offsets = {TopicPartition(*self._source): OffsetAndMetadata(next_offset, "")}
+            offsets = {TopicPartition(*self._source): OffsetAndMetadata(next_offset, OFFSET_MARK)}
             await producer.send_offsets_to_transaction(offsets, self._to.application_id)
 
         # 4. Send the records; partitions side by side, the batches of one in order.

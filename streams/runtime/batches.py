@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import faust
 from aiokafka import AIOKafkaConsumer
-from aiokafka.structs import TopicPartition
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
+from streams.errors import ClusterError
 from streams.runtime.headers import read_any_header_name
 from streams.runtime.logs import FAUST_LOGGER
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from streams.records import Record
 
@@ -25,6 +27,8 @@ __all__ = ["Batch", "BatchConsumer", "BatchSchema", "BatchTransport", "Progress"
 _FETCH_WAIT: Final = 0.25
 # What Faust sleeps between looks when all partitions are full is 1 s.
 _FULL_WAIT: Final = 0.005
+# aiokafka asks for the group's offsets for ever; a coordinator that moves is back within this, in seconds.
+_COMMITTED_TIMEOUT: Final = 30.0
 
 
 class Batch(NamedTuple):
@@ -125,10 +129,19 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         if not (active and self.flow_active):
             await asyncio.sleep(_FULL_WAIT)
             return []
-        fetched = await self._thread.getmany(active, timeout)
-        if self.should_stop or not self.flow_active or generation != self.app.consumer_generation_id:
-            return []  # a rebalance has begun: before anything else is read, positions are set to what is committed
+        try:
+            fetched = await self._thread.getmany(active, timeout)
+        except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
+            if self._interrupted(generation):
+                return []
+            raise ClusterError(_gone(error, self.app.worker.topics.telemetry)) from error
+        if self._interrupted(generation):
+            return []
         return [self._message(tp, records, generation) for tp, records in fetched.items() if records]
+
+    def _interrupted(self, generation: int) -> bool:
+        """A rebalance has begun: before anything else is read, positions are set to where each partition goes on."""
+        return self.should_stop or not self.flow_active or generation != self.app.consumer_generation_id
 
     def _message(self, tp: Any, records: Sequence[Any], generation: int) -> ConsumerMessage:
         sequence = self._sequences.get(tp, 0)
@@ -151,13 +164,44 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         )
 
     async def seek_to_committed(self) -> Mapping[Any, int]:
-        """Set every position to what is committed, or to the beginning; aiokafka leaves it where it was then."""
-        committed: Mapping[Any, int] = await super().seek_to_committed()
-        unread = [tp for tp, offset in committed.items() if not offset]
-        if unread:
-            await self._thread.seek_to_beginning(*unread)
+        """Set every position to where the worker goes on; to Faust, that is what is committed."""
+        topic = self.app.worker.topics.telemetry
+        starts = {TopicPartition(topic, number): start.offset for number, start in self.app.worker.starts.items()}
+        await self._thread.call_thread(self._set_positions, starts)
         self._sequences.clear()
-        return committed
+        return starts
+
+    async def _set_positions(self, starts: Mapping[TopicPartition, int]) -> None:
+        consumer = self._thread._ensure_consumer()  # noqa: SLF001
+        for place, offset in starts.items():
+            consumer.seek(place, offset)
+
+    async def committed(self, places: Iterable[TopicPartition]) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        """The group's offsets, of those partitions that have one.
+
+        Raises:
+            ClusterError: the group's coordinator does not answer.
+        """
+        offsets: Mapping[TopicPartition, OffsetAndMetadata] = await self._thread.call_thread(
+            self._committed, list(places)
+        )
+        return offsets
+
+    async def _committed(self, places: list[TopicPartition]) -> Any:
+        coordinator = self._thread._ensure_consumer()._coordinator  # noqa: SLF001 - the public way leaves metadata out
+        try:
+            async with asyncio.timeout(_COMMITTED_TIMEOUT):
+                return await coordinator.fetch_committed_offsets(places)
+        except TimeoutError:
+            raise ClusterError(
+                f"The group's coordinator did not tell its offsets within {_COMMITTED_TIMEOUT:.0f} s: are brokers away?"
+            ) from None
+
+    @property
+    def in_touch(self) -> bool:
+        """Whether the group's coordinator answers; told by the last heartbeat."""
+        consumer = self._thread._consumer  # noqa: SLF001
+        return consumer is not None and consumer._coordinator.coordinator_id is not None  # noqa: SLF001
 
     def progress(self, tp: TopicPartition) -> Progress | None:
         """How far a partition is read; None: not known, or not ours."""
@@ -199,3 +243,14 @@ class BatchTransport(driver.Transport):  # type: ignore[misc]
     """Faust's Kafka, with our consumer."""
 
     Consumer = BatchConsumer
+
+
+def _gone(error: Exception, topic: str) -> str:
+    """What a position that is not there means, when nobody has told us of a new one."""
+    at = error.args[0] if error.args else None
+    places = sorted(at.items()) if isinstance(at, dict) else []
+    where = ", ".join(f"partition {place.partition} offset {offset}" for place, offset in places) or repr(at)
+    return (
+        f"{topic} {where}: there is no such position any more. Records that were not read yet have been deleted, or "
+        "the topic has been cut off or created anew. Start again: what is missing, and what to do, is said then."
+    )

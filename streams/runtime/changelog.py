@@ -12,9 +12,11 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.structs import TopicPartition
 
-from streams.errors import ClusterError
+from streams.errors import ClusterError, StateError
+from streams.runtime.positions import START_ANEW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +26,7 @@ __all__ = ["read_changelog"]
 _MAX_RECORDS: Final = 5000
 # Where a fetch ends in nothing but markers, aiokafka moves its position and waits on; it looks up this often (seconds).
 _LOOK_UP: Final = 0.05
-# No record and no step forward for so long (seconds): the broker is away, and a restart may find another.
+# No answer, or no record and no step forward, for so long (seconds): the broker is away; a restart may find another.
 _STALLED: Final = 60.0
 
 
@@ -46,7 +48,8 @@ async def read_changelog(
         How many records there were.
 
     Raises:
-        ClusterError: the broker stopped answering.
+        ClusterError: the brokers stopped answering.
+        StateError: records have been deleted from it.
     """
     places = [TopicPartition(topic, partition) for partition in partitions]
     if not places:
@@ -54,22 +57,16 @@ async def read_changelog(
     consumer = AIOKafkaConsumer(
         **settings,
         isolation_level="read_committed",
-        auto_offset_reset="earliest",
+        auto_offset_reset="none",  # a position that is not there any more is an error
         enable_auto_commit=False,
         max_partition_fetch_bytes=4 * 2**20,
     )
     count = 0
     try:
-        await consumer.start()
-        consumer.assign(places)
-        left = await consumer.end_offsets(places)  # for a reader of committed records: the last stable offsets
-        before = await consumer.beginning_offsets(places)
-        left = {place: end for place, end in left.items() if end > before[place]}
-        consumer.pause(*(place for place in places if place not in left))
-        positions: dict[TopicPartition, int] = {}
+        left, positions = await _begin(consumer, topic, places)
         moved = time.monotonic()
         while left:
-            fetched = await consumer.getmany(timeout_ms=int(_LOOK_UP * 1000), max_records=_MAX_RECORDS)
+            fetched = await _fetch(consumer, topic)
             for place, records in fetched.items():
                 take(place.partition, records)
                 count += len(records)
@@ -85,6 +82,44 @@ async def read_changelog(
     finally:
         await consumer.stop()
     return count
+
+
+async def _begin(
+    consumer: AIOKafkaConsumer, topic: str, places: Sequence[TopicPartition]
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    """Set positions to the beginnings; returns the ends of what there is to be read, and the positions."""
+    try:
+        async with asyncio.timeout(_STALLED):
+            await consumer.start()
+            consumer.assign(places)
+            ends = await consumer.end_offsets(places)  # for a reader of committed records: the last stable offsets
+            begins = await consumer.beginning_offsets(places)
+    except (KafkaError, TimeoutError) as error:
+        raise ClusterError(
+            f"The brokers do not let us read the state back from {topic} ({error!r}): are they away?"
+        ) from error
+    for place, begin in sorted(begins.items()):
+        # Compaction leaves the beginning where it is.
+        if begin > 0:
+            raise StateError(
+                f"{topic} partition {place.partition} begins at offset {begin}: records have been deleted from it "
+                "(by kafka-delete-records.sh, or by a cleanup.policy with delete), and state is missing. Set its "
+                f"cleanup.policy to compact, and {START_ANEW}."
+            )
+        consumer.seek(place, begin)
+    left = {place: end for place, end in ends.items() if end > begins[place]}
+    consumer.pause(*(place for place in places if place not in left))
+    return left, {place: begins[place] for place in left}
+
+
+async def _fetch(consumer: AIOKafkaConsumer, topic: str) -> Mapping[TopicPartition, Sequence[Any]]:
+    try:
+        fetched: Mapping[TopicPartition, Sequence[Any]] = await consumer.getmany(
+            timeout_ms=int(_LOOK_UP * 1000), max_records=_MAX_RECORDS
+        )
+    except OffsetOutOfRangeError as error:
+        raise StateError(f"{topic} was cut off or created anew while it was being read: {error}.") from error
+    return fetched
 
 
 def _places(positions: Mapping[TopicPartition, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
@@ -62,6 +63,14 @@ class Metrics:
         self._written = Total("trips_state_written_bytes", "State written to the changelog.", registry=registry)
         self._recovery = Gauge("trips_recovery_seconds", "The last taking over of partitions.", registry=registry)
         self._recovered = Gauge("trips_recovery_records", "Changelog records that it read.", registry=registry)
+        self._rebalances = Total(
+            "trips_rebalances", "Assignments of partitions, the first included.", registry=registry
+        )
+        self._lost = Total(
+            "trips_lost_records",
+            "Telemetry records deleted before they were read, that somebody has let us go on without.",
+            registry=registry,
+        )
         for event in _EVENTS:
             self._announcements.labels(event)
         for kind in ("whole", "partial"):
@@ -95,6 +104,14 @@ class Metrics:
             for problem in rejected.problems:
                 self._problems.labels(problem.reason.value).inc()
 
+    def rebalanced(self) -> None:
+        """Partitions (perhaps none) were assigned."""
+        self._rebalances.inc()
+
+    def lost(self, records: int) -> None:
+        """Records of the source are gone, and will not be missed."""
+        self._lost.inc(records)
+
     def recovered(self, records: int, seconds: float) -> None:
         """Partitions were taken over."""
         self._recovery.set(seconds)
@@ -116,6 +133,18 @@ class _Gauges(Collector):
             if partition.lag is not None:
                 lag.add_metric([str(partition.number)], partition.lag)
         yield lag
+        now = time.monotonic()
+        waiting = (partition.waiting_since() for partition in partitions)
+        yield _gauge(
+            "trips_waiting_seconds",
+            "Age of the oldest record that is applied and not committed; 0: none.",
+            max((now - since for since in waiting if since is not None), default=0),
+        )
+        yield _gauge(
+            "trips_broker_silence_seconds",
+            "Since a broker was last heard of: by a fetch, or without partitions by a heartbeat.",
+            now - self._worker.answered,
+        )
         processors: list[Any] = [partition.processor for partition in partitions]
         yield _gauge("trips_vehicles", "Vehicles with state.", sum(one.vehicles for one in processors))
         yield _gauge("trips_open_trips", "Trips that are on.", sum(one.open_trips for one in processors))

@@ -12,7 +12,7 @@ from streams.errors import ClusterError, InternalError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from streams.records import Output, Record
+    from streams.records import Output, Record, Standing
     from streams.runtime.batches import Batch, Progress
 
 __all__ = ["CheckpointTaker", "Observer", "Partition", "PartitionProcessor", "QuietClock"]
@@ -33,6 +33,8 @@ class PartitionProcessor(Protocol):
 
     clock: int
     open_trips: int
+    standing: Standing
+    """Stored with the clock, and given back by :meth:`restore`. What it says is the runtime's."""
 
     @property
     def counts(self) -> Any:
@@ -56,10 +58,10 @@ class PartitionProcessor(Protocol):
         """When, by the clock, there is something to do."""
 
     def touch_clock(self) -> None:
-        """Put the clock into the next output's changes, whatever else is in there."""
+        """Put the clock and the standing into the next output's changes, whatever else is in there."""
 
     def take(self) -> Output:
-        """Everything since the last take."""
+        """Everything since the last take; where there are changes, the clock and the standing are among them."""
 
     def restore(self, items: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Records of the changelog, oldest first."""
@@ -144,6 +146,7 @@ class Partition:
         number: of the source partition.
         processor: its state, restored.
         checkpointer: commits.
+        start: the source offset of the first record that is to come.
         interval: seconds from the first change to its checkpoint.
         observer: is told what happens.
         fail: called once with what went wrong, when nothing may go on.
@@ -155,6 +158,7 @@ class Partition:
         processor: PartitionProcessor,
         checkpointer: CheckpointTaker,
         *,
+        start: int,
         interval: float,
         observer: Observer,
         fail: Callable[[BaseException], None],
@@ -173,9 +177,12 @@ class Partition:
         self._quiet = QuietClock()
         self._clock_written = time.monotonic()
         self._sequence = 0  # of the next batch
+        self._expected = start  # the next record's offset, at least
         self._next_offset: int | None = None  # of the records applied since the last take
-        self._reached: int | None = None  # what is committed
+        self._reached = start  # what is committed
         self._waiting = 0
+        self._waits_since: float | None = None  # monotonic: the oldest record that is applied and not taken
+        self._taken_since: float | None = None  # the same, of what is in the checkpoint that is under way
         self._due = asyncio.Event()
         self._hurry = asyncio.Event()
         self._room = asyncio.Event()
@@ -189,6 +196,15 @@ class Partition:
         """Nothing is applied that is not committed."""
         return self._settled.is_set()
 
+    def waiting_since(self) -> float | None:
+        """When the oldest record was applied that is not committed yet (monotonic); None: all are."""
+        return self._waits_since if self._taken_since is None else self._taken_since
+
+    def record_start(self) -> None:
+        """Commit where this partition starts, with its state, also if nothing comes."""
+        self._next_offset = self._expected
+        self._changed()
+
     def start(self) -> None:
         """Begin to take checkpoints."""
         self._task = asyncio.create_task(self._run(), name=f"checkpoints of partition {self.number}")
@@ -199,8 +215,7 @@ class Partition:
         self._room.set()
         if task is not None:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait([task])
 
     async def room(self) -> None:
         """Wait while too much waits for a checkpoint."""
@@ -211,19 +226,25 @@ class Partition:
 
         Raises:
             InternalError: a batch before it has been lost inside this worker: what came of it would be missing, and
-                its records would be committed over.
+                its records would be committed over. Or its records have been applied already.
         """
         if batch.sequence != self._sequence:
             raise InternalError(
                 f"Batch {batch.sequence} of partition {self.number} (offset {batch.records[0].offset}) arrived where "
                 f"{self._sequence} was expected: records have been lost inside this worker."
             )
+        if batch.records[0].offset < self._expected:
+            raise InternalError(
+                f"A batch of partition {self.number} begins at offset {batch.records[0].offset}, and what is before "
+                f"offset {self._expected} has been applied: the position has gone back."
+            )
         self._sequence += 1
-        began = time.perf_counter()
-        self._turn_clock(time.monotonic())  # a record arrives at what the clock is by then
+        began, now = time.perf_counter(), time.monotonic()
+        self._turn_clock(now)  # a record arrives at what the clock is by then
         self._quiet.leave()
         self.processor.process(batch.records)
-        self._next_offset = batch.records[-1].offset + 1
+        self._next_offset = self._expected = batch.records[-1].offset + 1
+        self._waits_since = now if self._waits_since is None else self._waits_since
         self._waiting += len(batch.records)
         if self._waiting >= _MAX_WAITING:
             self._room.clear()
@@ -258,8 +279,6 @@ class Partition:
         if progress is None or progress.end is None:
             self.lag = None
             return
-        if self._reached is None:
-            self._reached = progress.position
         # Where the last offsets hold no records (transaction markers), nothing is left although nothing was committed.
         done = progress.position >= progress.end and progress.batches == self._sequence and self.settled
         self.lag = 0 if done else max(0, progress.end - self._reached)
@@ -298,7 +317,8 @@ class Partition:
                 await self._due.wait()
                 # Begun late: what comes of the next batches goes along.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), self._interval)
+                    async with asyncio.timeout(self._interval):  # wait_for would lose a cancellation in Python 3.11
+                        await self._hurry.wait()
                 await self._checkpoint()
         except Exception as error:  # noqa: BLE001 - whatever it is, what is in memory is not what is committed
             self._fail(error)
@@ -308,8 +328,14 @@ class Partition:
         self._due.clear()
         if began_at_clock - self._clock_written >= _CLOCK_WRITTEN_EVERY and self.processor.wake_at() is not None:
             self.processor.touch_clock()
-        output, next_offset = self.processor.take(), self._next_offset
-        self._next_offset, self._waiting = None, 0
+        next_offset, self._next_offset = self._next_offset, None
+        if next_offset is not None:
+            # State and offset say the same, and are committed together.
+            self.processor.standing = self.processor.standing._replace(next_offset=next_offset)
+            self.processor.touch_clock()
+        output = self.processor.take()
+        self._waiting = 0
+        self._taken_since, self._waits_since = self._waits_since, None
         self._hurry.clear()
         self._room.set()
         if next_offset is not None or _holds_something(output):
@@ -322,9 +348,10 @@ class Partition:
                     f"{_CHECKPOINT_TIMEOUT:.0f} s: are they away?"
                 ) from None
             self._observer.checkpoint(self.processor, output, state_bytes, time.perf_counter() - began)
-            self._reached = next_offset or self._reached
+            self._reached = self._reached if next_offset is None else next_offset
             if output.changes:
                 self._clock_written = time.monotonic()
+        self._taken_since = None
         if not self._due.is_set():
             self._settled.set()
 

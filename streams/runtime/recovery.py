@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
 
 import faust
 from aiokafka.errors import IllegalStateError
@@ -10,12 +12,18 @@ from faust.tables.manager import TableManager
 from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
 from mode import Service
 
+from streams.errors import ClusterError
 from streams.runtime.logs import FAUST_LOGGER
 
 if TYPE_CHECKING:
     from streams.runtime.worker import Worker
 
 __all__ = ["PartitionRecovery", "PartitionTableManager", "VehicleTable"]
+
+# A partition that is taken away while it is being taken over: the next assignment is there within a rebalance's time,
+# which is 30 s and a session timeout (seconds).
+_NEXT_WITHIN: Final = 90.0
+_LOOK_EVERY: Final = 0.1
 
 
 class VehicleTable(faust.Table):  # type: ignore[misc]
@@ -52,20 +60,39 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]
                 return
             try:
                 await self._wait(self._take_over(self._generation_id))
-            except (RebalanceAgain, IllegalStateError):
-                continue  # the next assignment has come, or is about to
+            except RebalanceAgain:
+                continue  # the next assignment has come
+            except IllegalStateError as error:
+                if not await self._another_assignment():
+                    self.app.worker.fail(
+                        ClusterError(
+                            f"A partition was taken away while it was being taken over ({error}), and no assignment "
+                            f"came within {_NEXT_WITHIN:.0f} s after that: are brokers away?"
+                        )
+                    )
+                    return
             except ServiceStopped:
                 return
             except Exception as error:  # noqa: BLE001 - an error here would only end this task
                 self.app.worker.fail(error)
                 return
 
+    async def _another_assignment(self) -> bool:
+        """Wait for it, or for the end of this service. False: it does not come."""
+        deadline = time.monotonic() + _NEXT_WITHIN
+        while not (self.should_stop or self.signal_recovery_start.is_set()):
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(_LOOK_EVERY)
+        return True
+
     async def _take_over(self, generation: int) -> None:
         app, consumer = self.app, self.app.consumer
         assigned = consumer.assignment()
         await app.on_rebalance_complete.send()
 
-        # 1. Fence the previous owners off, and read the state back; nothing can be written behind our back any more.
+        # 1. Fence the previous owners off, read the state back, and find out where it goes on; nothing can be written
+        #    behind our back any more.
         await app.worker.take_over({tp.partition for tp in assigned}, generation, consumer)
         if app.consumer_generation_id != generation:
             return
@@ -74,7 +101,7 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]
         app.flow_control.resume()
         consumer.resume_flow()
 
-        # 3. Set the positions to what is committed (since the fences: for good), and only then let it be fetched.
+        # 3. Set the positions to where the state goes on, and only then let it be fetched.
         async with consumer.fetching:
             if assigned:
                 await consumer.perform_seek()

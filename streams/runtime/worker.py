@@ -262,6 +262,7 @@ class Worker:
         """Commit what has been applied, because partitions are about to be given up; take nothing more."""
         partitions, self.partitions = self.partitions, {}
         self._generation = None
+        await self._stop_looking()
         if self.failure is not None or not partitions:
             return
         try:
@@ -284,9 +285,7 @@ class Worker:
     async def close(self) -> None:
         """End for good."""
         self._generation = None
-        if self._look is not None:
-            self._look.cancel()
-            await asyncio.wait([self._look])
+        await self._stop_looking()
         for partition in self.partitions.values():
             await partition.stop()
         await self._fences.close()
@@ -339,6 +338,12 @@ class Worker:
                 check_ids(self._names, partition.processor.standing, ids, where=f" partition {number}")
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody else would tell
             self.fail(error)
+
+    async def _stop_looking(self) -> None:
+        """Before the producers are closed: it asks through one of them."""
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.wait([self._look])
 
     # -- failure -------------------------------------------------------------------------------------------------
 

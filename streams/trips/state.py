@@ -6,7 +6,7 @@ for the kind of value, for chunks their number, and the vehicle's id:
 =====  =======================================================================
 key    value
 =====  =======================================================================
-``k``  the partition's clock
+``k``  the partition's clock, how many vehicles there are, and where in the source they stand
 ``h``  a vehicle's head: what every message changes, and the newest rows
 ``b``  its base: the machine that has seen all that is folded
 ``t``  its tip: the machine as it was after the last edge of the trigger
@@ -14,6 +14,8 @@ key    value
 ``s``  a small chunk of rows
 ``c``  a sealed chunk of rows
 =====  =======================================================================
+
+Format 1 had nothing but the clock under ``k``. All else is as it was.
 """
 
 from __future__ import annotations
@@ -22,9 +24,22 @@ from struct import Struct
 from typing import Final
 from zlib import crc32
 
-__all__ = ["CLOCK_KEY", "FORMAT_VERSION", "FRAME_SIZE", "BrokenStateError", "open_value", "seal_value"]
+import msgpack
 
-FORMAT_VERSION: Final = 1
+from streams.records import Standing
+
+__all__ = [
+    "CLOCK_KEY",
+    "FORMAT_VERSION",
+    "FRAME_SIZE",
+    "BrokenStateError",
+    "open_value",
+    "pack_clock",
+    "seal_value",
+    "unpack_clock",
+]
+
+FORMAT_VERSION: Final = 2
 CLOCK_KEY: Final = b"k"
 _FRAME: Final = Struct("<BI")
 FRAME_SIZE: Final = _FRAME.size
@@ -46,14 +61,35 @@ def open_value(key: bytes, value: bytes) -> bytes:
         BrokenStateError: it is damaged, or its format is newer than this program.
     """
     if len(value) < FRAME_SIZE:
-        raise BrokenStateError(f"state record {key!r} is cut short: {len(value)} bytes")
+        raise BrokenStateError(f"the record with key {key!r} is cut short: {len(value)} bytes")
     version, checksum = _FRAME.unpack_from(value)
     if version > FORMAT_VERSION:
         raise BrokenStateError(
-            f"state record {key!r} has format version {version}, and this program reads up to {FORMAT_VERSION}: "
-            "start the newer version of ignition-trips that wrote it"
+            f"the record with key {key!r} has format version {version}, and this program reads up to {FORMAT_VERSION}: "
+            "start the newer version of ignition-trips that wrote it (or a later one)"
         )
     content = value[FRAME_SIZE:]
     if version < 1 or crc32(content, crc32(key)) != checksum:
-        raise BrokenStateError(f"state record {key!r} is damaged: its checksum does not match")
+        raise BrokenStateError(f"the record with key {key!r} is damaged: its checksum does not match")
     return content
+
+
+def pack_clock(clock: int, vehicles: int, standing: Standing) -> bytes:
+    """The content of the clock record.
+
+    Args:
+        clock: of the partition, epoch ms.
+        vehicles: how many have state, as of this checkpoint.
+        standing: where the state stands, as of this checkpoint.
+    """
+    packed: bytes = msgpack.packb((clock, standing.next_offset, vehicles, standing.telemetry_id, standing.changelog_id))
+    return packed
+
+
+def unpack_clock(content: bytes) -> tuple[int, int | None, Standing]:
+    """The inverse of :func:`pack_clock`; of format 1 nothing but the clock is known."""
+    unpacked = msgpack.unpackb(content)
+    if isinstance(unpacked, int):
+        return unpacked, None, Standing()
+    clock, next_offset, vehicles, telemetry_id, changelog_id = unpacked
+    return clock, vehicles, Standing(next_offset, telemetry_id, changelog_id)

@@ -6,6 +6,7 @@ telling trips forgives much of that, because its state is a set. Run as a script
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from streams.app import run_worker
 from streams.errors import TripsError
 from streams.processor import Counts
-from streams.records import Announcement, Output, TripsRecord
+from streams.records import Announcement, Output, Standing, TripsRecord
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class CountingProcessor:
 
     def __init__(self) -> None:
         self.clock = 0
+        self.standing = Standing()
         self.counts = Counts()
         self.open_trips = 0
         self._counts: dict[str, int] = {}
@@ -72,7 +74,7 @@ class CountingProcessor:
     def take(self) -> Output:
         output, self._output = self._output, Output()
         if output.changes or self._touched:
-            output.changes[b"clock"] = str(self.clock).encode()
+            output.changes[b"clock"] = json.dumps([self.clock, *map(shown, self.standing)]).encode()
             self._touched = False
         return output
 
@@ -80,7 +82,8 @@ class CountingProcessor:
         for key, value in items:
             text = (value or b"").decode()
             if key == b"clock":
-                self.clock = int(text)
+                self.clock, next_offset, *ids = json.loads(text)
+                self.standing = Standing(next_offset, *(id_ and bytes.fromhex(id_) for id_ in ids))
                 continue
             count, quiet_from = text.split()
             self._counts[key.decode()] = int(count)
@@ -101,6 +104,10 @@ class CountingProcessor:
         self._output.changes[key.encode()] = f"{count} -".encode()
         if event == "Counted" and key.startswith("quiet-"):
             self._output.changes[key.encode()] = f"{count} {self.clock}".encode()
+
+
+def shown(value: int | bytes | None) -> int | str | None:
+    return value.hex() if isinstance(value, bytes) else value
 
 
 if __name__ == "__main__":

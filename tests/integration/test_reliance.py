@@ -13,10 +13,18 @@ from pathlib import Path
 import faust
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.consumer import fetcher, subscription_state
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.consumer.consumer import AIOKafkaConsumer as ConsumerClass
-from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    InvalidProducerEpoch,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    ProducerFenced,
+)
 from aiokafka.producer import message_accumulator, sender, transaction_manager
+from aiokafka.protocol import api
 from aiokafka.record import default_records
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.app import base as app_base
@@ -26,10 +34,14 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 from mode import services
 
+from streams.delivery.checkpoint import OFFSET_MARK
+from streams.errors import StateError
 from streams.runtime.batches import BatchConsumer
 from streams.runtime.changelog import read_changelog
 from streams.runtime.fences import Fences
 from streams.runtime.recovery import PartitionRecovery, PartitionTableManager
+from streams.runtime.source import log_bounds
+from streams.runtime.topic_ids import _MetadataRequest, topic_ids
 
 PINNED = {"faust-streaming": "0.15.3", "mode-streaming": "0.7.1", "aiokafka": "0.14.0"}
 
@@ -60,8 +72,6 @@ DIGESTS = {
     driver.AIOKafkaConsumerThread._create_worker_consumer: "c2701bfc3e6f6cad",
     driver.AIOKafkaConsumerThread.getmany: "26fc5fc9f3b667e1",
     driver.AIOKafkaConsumerThread._fetch_records: "39a2c6c79fc1455a",
-    driver.AIOKafkaConsumerThread.seek_to_committed: "775ab0adc4b052ab",
-    driver.AIOKafkaConsumerThread.seek_to_beginning: "bd4250b8d1e76d33",
     # Sets the generation that batches carry.
     driver.ConsumerRebalanceListener.on_partitions_assigned: "1c1f8406ad3698a6",
     driver.ConsumerRebalanceListener.on_partitions_revoked: "348c3aec879faf80",
@@ -102,8 +112,24 @@ DIGESTS = {
     default_records._DefaultRecordBatchPy.__next__: "d05784bae3cbcfb9",
     # Sets lso and timestamp of a partition at each answer, also an empty one.
     fetcher.Fetcher._proc_fetch_request: "59bf948fff47eed5",
-    # Leaves the position where nothing is committed.
-    ConsumerClass.seek_to_committed: "f6cd85c8b70a4ccf",
+    # Sets a position at once, and forgets what was fetched of the one before; also an error.
+    ConsumerClass.seek: "a9430f1f3b9ac419",
+    fetcher.Fetcher.seek_to: "f0ba6aba6c22ef83",
+    subscription_state.SubscriptionState.seek: "3d5e6754e47e3e4f",
+    # Without a way to reset it, a position that is not there is an error that getmany raises; and does not wait.
+    fetcher.Fetcher._update_fetch_positions: "d7774d8241dc6a7e",
+    fetcher.Fetcher._set_error: "d29810f3f509481f",
+    ConsumerClass.position: "2512259a90a2ebd7",
+    # Offsets with their metadata; asks for ever.
+    group_coordinator.GroupCoordinator.fetch_committed_offsets: "6c049c7379165952",
+    group_coordinator.GroupCoordinator._do_fetch_commit_offsets: "b0f3598132715552",
+    # No coordinator is known as soon as a heartbeat has failed.
+    group_coordinator.GroupCoordinator.coordinator_dead: "ba1eda0254af8dfe",
+    group_coordinator.GroupCoordinator._send_req: "fa4b12e914ce9fcf",
+    # How a request of our own is written, and its answer read.
+    api.Request.prepare: "3a65d9fdefe34d3f",
+    api.RequestStruct.build_request_header: "a3b54a5d4d46a09d",
+    api.RequestStruct.parse_response_header: "fe83e2edecbb44b2",
     # All pending partitions in one request, before the offsets, before the end.
     sender.Sender._maybe_do_transactional_request: "71227a8a4d9ca80d",
     transaction_manager.TransactionManager.maybe_add_partition_to_txn: "e0a118be379a7f75",
@@ -168,9 +194,12 @@ def test_service_tasks_of_recovery_are_the_ones_that_are_replaced():
     ],
 )
 def test_what_is_overridden_exists_with_the_same_parameters(ours, theirs):
-    new = {"progress", "partition_count", "_fetch", "_message", "_take_over", "__init__", "logger"}
+    new = {"progress", "partition_count", "_fetch", "_message", "_take_over", "_interrupted", "_set_positions"}
+    new |= {"committed", "_committed", "in_touch", "_another_assignment"}
     for name, value in vars(ours).items():
-        if not inspect.isfunction(value) or name in new:
+        if name in new:
+            assert not hasattr(theirs, name), f"{theirs.__name__} has a {name} of its own"
+        if not inspect.isfunction(value) or name in {*new, "__init__"}:
             continue
         assert hasattr(theirs, name), f"{theirs.__name__}.{name} is gone"
         assert list(inspect.signature(value).parameters) == list(inspect.signature(getattr(theirs, name)).parameters)
@@ -364,3 +393,132 @@ async def test_a_changelog_longer_than_a_fetch_is_read_whole_and_in_order(kafka,
     )
     assert count == 30_000
     assert seen == {0: list(range(0, 30_000, 2)), 1: list(range(1, 30_000, 2))}
+
+
+# -- where the source stands -------------------------------------------------------------------------------------------
+
+
+async def with_records(kafka, topic, count):
+    """A topic of one partition with so many records."""
+    producer = AIOKafkaProducer(bootstrap_servers=kafka)
+    await producer.start()
+    for n in range(count):
+        await producer.send_and_wait(topic, b"%d" % n, b"key", partition=0)
+    await producer.stop()
+
+
+@pytest.fixture
+async def admin(kafka):
+    one = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await one.start()
+    yield one
+    await one.close()
+
+
+async def test_deleted_records_move_the_beginning_of_a_log(kafka, created_topics, admin):
+    topic = created_topics.topics.telemetry
+    await with_records(kafka, topic, 5)
+    assert await log_bounds(topic, (0, 1), {"bootstrap_servers": kafka}) == {0: (0, 5), 1: (0, 0)}
+    await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=3)})
+    assert await log_bounds(topic, (0, 1), {"bootstrap_servers": kafka}) == {0: (3, 5), 1: (0, 0)}
+
+
+async def test_the_end_of_a_log_is_behind_transactions_that_are_open(kafka, unique, created_topics):
+    topic = created_topics.topics.telemetry
+    producer = await start_producer(kafka, unique)
+    await producer.begin_transaction()
+    await producer.send_and_wait(topic, b"open", b"key", partition=0)
+    assert await log_bounds(topic, (0,), {"bootstrap_servers": kafka}) == {0: (0, 1)}
+    await producer.abort_transaction()
+    await producer.stop()
+
+
+async def test_a_changelog_that_does_not_begin_at_its_beginning_is_refused(kafka, unique, created_topics, admin):
+    topic = created_topics.topics.telemetry  # records of a topic that is only compacted cannot be deleted
+    await write(kafka, topic, unique, [([(b"a", b"1"), (b"b", b"2")], True)])
+    await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before_offset=1)})
+    with pytest.raises(StateError, match=rf"{topic} partition 0 begins at offset 1: records have been deleted"):
+        await read(kafka, topic)
+
+
+async def test_a_topic_that_is_created_anew_has_another_id(kafka, unique, created_topics, admin):
+    names = [created_topics.topics.telemetry, created_topics.topics.changelog]
+    producer = await start_producer(kafka, unique)
+    try:
+        first = await topic_ids(producer.client, names)
+        assert set(first) == set(names)
+        assert [len(id_) for id_ in first.values()] == [16, 16]
+        assert await topic_ids(producer.client, names) == first
+        await admin.delete_topics(names[:1])
+        async with asyncio.timeout(20):
+            while names[0] in await topic_ids(producer.client, names):  # noqa: ASYNC110 - it happens in Kafka
+                await asyncio.sleep(0.1)
+            await admin.create_topics([NewTopic(names[0], 2, 1)])
+            while names[0] not in (second := await topic_ids(producer.client, names)):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        assert second[names[0]] != first[names[0]]
+        assert second[names[1]] == first[names[1]]
+    finally:
+        await producer.stop()
+
+
+async def test_topic_ids_that_nobody_tells_are_not_known(kafka, unique, monkeypatch):
+    producer = await start_producer(kafka, unique)
+    try:
+        assert await topic_ids(producer.client, [f"{unique}-none"]) == {}
+        connection = next(iter(producer.client._conns.values()))
+        versions = dict(connection._versions)
+        for known, error in ((versions | {3: (0, 9)}, NotImplementedError), ({}, IncompatibleBrokerVersion)):
+            for one in producer.client._conns.values():
+                monkeypatch.setattr(one, "_versions", known)
+            with pytest.raises(error):
+                await producer.client.send(producer.client.get_random_node(), _MetadataRequest([]))
+            assert await topic_ids(producer.client, [f"{unique}-none"]) == {}
+        monkeypatch.undo()
+    finally:
+        await producer.stop()
+
+
+async def test_metadata_of_a_committed_offset_is_told(kafka, unique, created_topics):
+    source = TopicPartition(created_topics.topics.telemetry, 0)
+    producer = await start_producer(kafka, unique)
+    async with producer.transaction():
+        await producer.send_offsets_to_transaction({source: OffsetAndMetadata(5, OFFSET_MARK)}, unique)
+    await producer.stop()
+    consumer = AIOKafkaConsumer(bootstrap_servers=kafka, group_id=unique, enable_auto_commit=False)
+    await consumer.start()
+    other = TopicPartition(source.topic, 1)
+    assert await consumer._coordinator.fetch_committed_offsets([source, other]) == {
+        source: OffsetAndMetadata(5, OFFSET_MARK)
+    }
+    await consumer.stop()
+
+
+async def test_a_position_that_is_gone_is_an_error_and_one_that_is_set_is_not(kafka, unique, created_topics, admin):
+    source = TopicPartition(created_topics.topics.telemetry, 0)
+    await with_records(kafka, source.topic, 5)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=kafka, group_id=unique, auto_offset_reset="none", enable_auto_commit=False
+    )
+    consumer.subscribe([source.topic])
+    await consumer.start()
+    try:
+        with pytest.raises(NoOffsetForPartitionError):  # nothing is committed, and no position is set
+            await consumer.getmany(timeout_ms=5_000)
+        for number in (0, 1):
+            consumer.seek(TopicPartition(source.topic, number), 0)
+        assert [record.value for record in (await consumer.getmany(timeout_ms=5_000))[source]] == [
+            b"%d" % n for n in range(5)
+        ]
+        consumer.seek(source, 9)
+        with pytest.raises(OffsetOutOfRangeError) as info:
+            await consumer.getmany(timeout_ms=5_000)
+        assert info.value.args[0] == {source: 9}
+        await admin.delete_records({source: RecordsToDelete(before_offset=3)})
+        consumer.seek(source, 2)
+        with pytest.raises(OffsetOutOfRangeError):
+            await consumer.getmany(timeout_ms=5_000)
+        consumer.seek(source, 3)
+        assert [record.value for record in (await consumer.getmany(timeout_ms=5_000))[source]] == [b"3", b"4"]
+    finally:
+        await consumer.stop()

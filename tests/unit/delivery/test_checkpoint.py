@@ -87,7 +87,7 @@ async def test_the_steps_of_a_checkpoint_come_in_the_order_that_makes_them_one()
         ("add", events),
         ("add", trips),
         ("add", changelog),
-        ("offset", {TopicPartition("telemetry", 5): OffsetAndMetadata(18, "")}, "app"),
+        ("offset", {TopicPartition("telemetry", 5): OffsetAndMetadata(18, "state:2")}, "app"),
         ("send", events, 1),
         ("send", trips, 1),
         ("send", changelog, 1),

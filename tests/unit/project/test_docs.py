@@ -98,7 +98,7 @@ def test_the_readmes_demo_shows_the_trips_that_come_out(announcements):
 
 def test_every_metric_is_explained():
     metrics = Metrics()
-    metrics.show(SimpleNamespace(ready=False, partitions={}))
+    metrics.show(SimpleNamespace(ready=False, partitions={}, answered=0))
     there = set(re.findall(r"^# HELP (\w+)", generate_latest(metrics.registry).decode(), flags=re.MULTILINE))
     page = (TOP / "docs" / "operating.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(trips_\w+)` \|", page, flags=re.MULTILINE)) == there

@@ -1,11 +1,12 @@
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
 
 from streams.errors import ClusterError, InternalError
-from streams.records import Output
+from streams.records import Output, Standing
 from streams.runtime import partition as module
 from streams.runtime.batches import Batch, Progress
 from streams.runtime.partition import Partition
@@ -16,11 +17,12 @@ class Processor:
 
     def __init__(self):
         self.clock = 0
+        self.standing = Standing()
         self.seen = {}
         self.changed = set()
         self.due = None
         self.closed = []
-        self.touched = 0
+        self.writes_clock = False
 
     def process(self, records):
         for record in records:
@@ -40,18 +42,21 @@ class Processor:
         return self.due
 
     def touch_clock(self):
-        self.touched += 1
-        self.changed.add(b"clock")
-        self.seen[b"clock"] = self.clock
+        self.writes_clock = True
 
     def take(self):
         changed, self.changed = self.changed, set()
-        return Output(changes={key: str(self.seen[key]).encode() for key in changed})
+        output = Output(changes={key: str(self.seen[key]).encode() for key in changed})
+        if changed or self.writes_clock:
+            output.changes[b"clock"] = (self.clock, self.standing.next_offset)
+            self.writes_clock = False
+        return output
 
 
 class Checkpointer:
     def __init__(self):
         self.commits = []
+        self.clocks = []
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
         self.begun = asyncio.Event()
@@ -62,14 +67,16 @@ class Checkpointer:
         await self.may_go_on.wait()
         if self.error is not None:
             raise self.error
-        self.commits.append((output.changes, next_offset))
+        changes = dict(output.changes)
+        self.clocks.append(changes.pop(b"clock", None))
+        self.commits.append((changes, next_offset))
         return 0
 
 
 class Bench:
     """A partition and everything around it."""
 
-    def __init__(self, interval=0.01):
+    def __init__(self, interval=0.01, start=0):
         self.processor = Processor()
         self.checkpointer = Checkpointer()
         self.failures = []
@@ -78,6 +85,7 @@ class Bench:
             3,
             self.processor,
             self.checkpointer,
+            start=start,
             interval=interval,
             observer=SimpleNamespace(
                 batch=lambda *args: self.observed.append(args), checkpoint=lambda *args: self.observed.append(args)
@@ -85,7 +93,7 @@ class Bench:
             fail=self.failures.append,
         )
         self.sequence = 0
-        self.offset = 0
+        self.offset = start
 
     @property
     def commits(self):
@@ -282,13 +290,95 @@ async def test_the_clock_is_written_while_something_waits_for_it(monkeypatch):
         one.at_end()
         await asyncio.sleep(0.08)
         one.at_end(answer=2)
-        assert one.processor.touched == 0  # nothing waits for the clock
+        assert len(one.commits) == 1  # nothing waits for the clock
         one.processor.due = 2_000_000
         one.at_end(answer=3)
         await settled(one.partition)
-        assert one.processor.touched == 1
-        assert one.commits[-1][1] is None
-        assert int(one.commits[-1][0][b"clock"]) >= 1_000_080
+        assert one.commits[1:] == [({}, None)]
+        clock, next_offset = one.checkpointer.clocks[-1]
+        assert clock >= 1_000_080
+        assert next_offset == 1
+
+
+async def test_the_state_says_which_offset_it_is_committed_with():
+    async with bench(start=7) as one:
+        one.feed(b"a", b"b")
+        await settled(one.partition)
+        one.processor.changed.clear()
+        one.feed(b"c")
+        one.processor.changed.clear()  # a record that changes nothing
+        await settled(one.partition)
+        assert [offset for _, offset in one.commits] == [9, 10]
+        assert [next_offset for _, next_offset in one.checkpointer.clocks] == [9, 10]
+
+
+async def test_where_it_starts_can_be_committed_before_anything_comes():
+    async with bench(start=7) as one:
+        one.partition.record_start()
+        await settled(one.partition)
+        assert one.commits == [({}, 7)]
+        assert one.checkpointer.clocks == [(0, 7)]
+        one.feed(b"a")
+        await settled(one.partition)
+        assert one.commits[-1] == ({b"a": b"1"}, 8)
+
+
+async def test_a_position_that_has_gone_back_is_noticed():
+    async with bench(start=7) as one:
+        one.feed(b"a", b"b")
+        one.offset = 8
+        with pytest.raises(
+            InternalError, match=r"partition 3 begins at offset 8, and what is before offset 9 has been"
+        ):
+            one.feed(b"a")
+        assert one.processor.seen == {b"a": 1, b"b": 1}
+
+
+async def test_a_position_before_the_start_is_noticed():
+    async with bench(start=7) as one:
+        one.offset = 6
+        with pytest.raises(InternalError, match="gone back"):
+            one.feed(b"a")
+
+
+async def test_offsets_without_records_are_no_gap():
+    async with bench(start=7) as one:
+        one.offset = 12  # markers of transactions, or compacted
+        one.feed(b"a")
+        await settled(one.partition)
+        assert one.commits == [({b"a": b"1"}, 13)]
+
+
+async def test_how_long_records_wait_is_known():
+    async with bench() as one:
+        assert one.partition.waiting_since() is None
+        before = time.monotonic()
+        one.checkpointer.may_go_on.clear()
+        one.feed(b"a")
+        first = one.partition.waiting_since()
+        assert before <= first <= time.monotonic()
+        await one.checkpointer.begun.wait()
+        await asyncio.sleep(0.01)
+        one.feed(b"b")
+        assert one.partition.waiting_since() == first  # still in the checkpoint that is under way
+        one.checkpointer.begun.clear()
+        one.checkpointer.may_go_on.set()
+        await one.checkpointer.begun.wait()
+        assert one.partition.waiting_since() is None or one.partition.waiting_since() > first
+        await settled(one.partition)
+        assert one.partition.waiting_since() is None
+
+
+async def test_it_can_be_stopped_at_the_very_moment_when_its_interval_ends():
+    """A cancellation that meets the end of a wait must not get lost: nobody would stop."""
+    for delay in range(40):
+        one = Bench(interval=0.002)
+        one.partition.start()
+        one.feed(b"a")
+        await asyncio.sleep(delay / 10_000)
+        one.partition._hurry.set()
+        async with asyncio.timeout(1):
+            await one.partition.stop()
 
 
 async def test_lag_is_what_is_not_committed():

@@ -4,14 +4,17 @@ from types import SimpleNamespace
 
 import pytest
 from aiokafka.errors import ProducerFenced
+from aiokafka.structs import OffsetAndMetadata
 
-from streams.delivery.checkpoint import Destinations
-from streams.errors import ClusterError, InternalError, StateError
+from streams.delivery.checkpoint import OFFSET_MARK, Destinations
+from streams.errors import ClusterError, InternalError, StateError, TripsError
 from streams.processor import Counts
-from streams.records import Output
+from streams.records import Output, Standing
 from streams.runtime import worker as module
 from streams.runtime.batches import Batch
 from streams.runtime.metrics import Metrics
+from streams.runtime.positions import Start
+from streams.runtime.source import Bounds
 from streams.runtime.worker import Worker, explain
 from streams.settings import Topics
 
@@ -23,6 +26,7 @@ TOPICS = Topics(
 class Processor:
     def __init__(self):
         self.clock = 0
+        self.standing = Standing()
         self.open_trips = self.vehicles = self.state_bytes = 0
         self.counts = Counts()
         self.records = []
@@ -39,7 +43,17 @@ class Processor:
         return Output()
 
     def restore(self, items):
-        self.restored_from += items
+        for key, value in items:
+            if key == b"bad":
+                raise StateError("the record with key b'bad' is damaged")
+            if key == b"standing":
+                self.standing = value
+                continue
+            self.vehicles += 1
+            self.restored_from.append((key, value))
+
+    def touch_clock(self):
+        pass
 
     def restored(self):
         self.is_restored = True
@@ -61,6 +75,8 @@ class Fences:
 class Producer:
     """Takes everything."""
 
+    client = None
+
     def __init__(self):
         self._txn_manager = SimpleNamespace(maybe_add_partition_to_txn=lambda _: None)
 
@@ -76,9 +92,19 @@ class Producer:
 
 class Consumer:
     partitions = 4
+    in_touch = True
+
+    def __init__(self, committed=None):
+        self.offsets = committed or {}
 
     async def partition_count(self, _):
         return self.partitions
+
+    async def committed(self, places):
+        return {place: self.offsets[place.partition] for place in places if place.partition in self.offsets}
+
+    def progress(self, _):
+        return None
 
 
 @pytest.fixture
@@ -89,7 +115,10 @@ def changelog(monkeypatch):
     async def read_changelog(topic, partitions, settings, take):
         reads.append(list(partitions))
         for number in partitions:
-            records = [SimpleNamespace(key=key, value=value) for key, value in content.get(number, {}).items()]
+            records = [
+                SimpleNamespace(offset=offset, key=key, value=value)
+                for offset, (key, value) in enumerate(content.get(number, {}).items(), 40)
+            ]
             take(number, records)
         return sum(len(content.get(number, {})) for number in partitions)
 
@@ -98,7 +127,23 @@ def changelog(monkeypatch):
 
 
 @pytest.fixture
-async def worker(changelog, monkeypatch):
+def cluster(monkeypatch):
+    """What the brokers say of the source: bounds by partition, ids by topic."""
+    says = SimpleNamespace(bounds={}, ids={})
+
+    async def log_bounds(topic, partitions, settings):
+        return {number: says.bounds.get(number, Bounds(0, 1000)) for number in partitions}
+
+    async def topic_ids(client, topics):
+        return {topic: says.ids[topic] for topic in topics if topic in says.ids}
+
+    monkeypatch.setattr(module, "log_bounds", log_bounds)
+    monkeypatch.setattr(module, "topic_ids", topic_ids)
+    return says
+
+
+@pytest.fixture
+async def worker(changelog, cluster, monkeypatch):
     monkeypatch.setattr(module.os, "_exit", lambda _: None)
     one = Worker(
         topics=TOPICS,
@@ -130,8 +175,8 @@ def batch(partition=0, sequence=0, generation=1, offset=0):
     return Batch(partition, [record], sequence, generation)
 
 
-async def take_over(worker, numbers, generation):
-    await worker.take_over(set(numbers), generation, Consumer())
+async def take_over(worker, numbers, generation, committed=None):
+    await worker.take_over(set(numbers), generation, Consumer(committed))
     worker.open(generation)
 
 
@@ -211,12 +256,12 @@ async def test_what_is_kept_through_an_assignment_that_is_cut_short_is_dropped_i
     async def hang(*_):
         await never.wait()
 
-    monkeypatch.setattr(module, "read_changelog", hang)
-    cut_short = asyncio.create_task(worker.take_over({0}, 2, Consumer()))  # another had it: broken
-    await asyncio.sleep(0.01)
-    cut_short.cancel()
-    await asyncio.gather(cut_short, return_exceptions=True)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "read_changelog", hang)
+        cut_short = asyncio.create_task(worker.take_over({0}, 2, Consumer()))  # another had it: broken
+        await asyncio.sleep(0.01)
+        cut_short.cancel()
+        await asyncio.gather(cut_short, return_exceptions=True)
     worker._fences.unbroken = {0}  # nobody had it since
     monkeypatch.setattr(module, "read_changelog", _reads_nothing)
     await take_over(worker, {0}, 3)
@@ -239,6 +284,140 @@ async def test_a_topic_that_is_gone_is_an_error_and_not_an_empty_assignment(work
     consumer.partitions = 0
     with pytest.raises(ClusterError, match="do not know of telemetry"):
         await worker.take_over(set(), 1, consumer)
+
+
+OLD, NEW = b"o" * 16, b"n" * 16
+
+
+def committed(offset, metadata=OFFSET_MARK):
+    return {0: OffsetAndMetadata(offset, metadata)}
+
+
+async def refused(worker, numbers=(0,), consumer=None):
+    with pytest.raises(TripsError) as info:
+        await worker.take_over(set(numbers), 1, consumer or Consumer())
+    return str(info.value)
+
+
+async def test_it_goes_on_where_the_state_says(worker, changelog):
+    changelog.content[0] = {b"a": b"1", b"standing": Standing(70, None, None)}
+    await take_over(worker, {0}, 1, committed(70))
+    assert worker.starts == {0: Start(70)}
+    await worker.handle(batch(offset=69))
+    assert "begins at offset 69, and what is before offset 70" in str(worker.failure)
+
+
+async def test_ids_of_the_topics_become_part_of_the_state(worker, changelog, cluster):
+    cluster.ids = {"telemetry": OLD, "changelog": NEW}
+    changelog.content[0] = {b"a": b"1", b"standing": Standing(70, None, None)}
+    await take_over(worker, {0, 1}, 1, committed(70))
+    standings = [worker.partitions[number].processor.standing for number in (0, 1)]
+    assert standings == [Standing(70, OLD, NEW), Standing(None, OLD, NEW)]
+
+
+async def test_brokers_that_do_not_tell_ids_change_nothing_in_the_state(worker, changelog):
+    changelog.content[0] = {b"a": b"1", b"standing": Standing(70, OLD, NEW)}
+    await take_over(worker, {0}, 1, committed(70))
+    assert worker.partitions[0].processor.standing == Standing(70, OLD, NEW)
+
+
+async def test_state_of_another_topic_of_the_same_name_is_refused(worker, changelog, cluster):
+    cluster.ids = {"telemetry": NEW, "changelog": OLD}
+    changelog.content[0] = {b"a": b"1", b"standing": Standing(70, OLD, OLD)}
+    assert "telemetry partition 0 is not the topic that the state" in await refused(worker)
+
+
+async def test_what_stands_against_several_partitions_is_one_line(worker, changelog, cluster):
+    cluster.ids = {"telemetry": NEW}
+    for number in (3, 1, 0):
+        changelog.content[number] = {b"a": b"1", b"standing": Standing(70, OLD if number else NEW, OLD)}
+    line = await refused(worker, {0, 1, 2, 3}, Consumer(committed(70)))
+    assert line.startswith("telemetry partition 1 is not")
+    assert line.endswith("(Partition 1 is not the only one: 3 too.)")
+
+
+async def test_a_record_that_is_no_state_is_named(worker, changelog):
+    changelog.content[0] = {b"a": b"1", b"bad": b"1"}
+    line = await refused(worker)
+    assert line == "changelog partition 0 offset 41: the record with key b'bad' is damaged"
+
+
+async def test_state_that_is_not_whole_is_named(worker, changelog, monkeypatch):
+    def restored(_):
+        raise StateError("records are missing")
+
+    monkeypatch.setattr(Processor, "restored", restored)
+    line = await refused(worker, {2})
+    assert line.startswith("changelog partition 2: records are missing. To go on, start with empty state")
+
+
+async def test_a_start_that_is_not_committed_yet_is(worker, changelog):
+    changelog.content[0] = {b"a": b"1", b"standing": Standing(70, None, None)}
+    await take_over(worker, {0, 1}, 1)  # the group's offset has expired
+    assert worker.partitions[0].processor.standing == Standing(70, None, None)
+    assert not worker.partitions[0].settled
+    assert worker.partitions[1].settled  # there is nothing to say
+
+
+async def test_what_is_lost_is_counted_and_told(worker, changelog, cluster, capsys):
+    changelog.content[0] = {b"a": b"1", b"standing": Standing(70, None, None)}
+    cluster.bounds[0] = Bounds(90, 1000)
+    await take_over(worker, {0}, 1, committed(90, ""))
+    assert worker.metrics.registry.get_sample_value("trips_lost_records_total") == 20
+    assert "records 70 to 89 are lost" in capsys.readouterr().out
+
+
+async def test_topics_that_are_replaced_while_it_works_end_it(worker, changelog, cluster, monkeypatch):
+    monkeypatch.setattr(module, "_LOOK_EVERY", 0.01)
+    monkeypatch.setattr(module, "_TICK", 0.005)
+    cluster.ids = {"telemetry": OLD}
+    changelog.content[0] = {b"a": b"1", b"standing": Standing(70, None, None)}
+    await take_over(worker, {0}, 1, committed(70))
+    clock = asyncio.create_task(worker.keep_time())
+    await asyncio.sleep(0.1)
+    assert worker.failure is None
+    cluster.ids = {}  # deleted, or nobody answers: that is seen elsewhere
+    await asyncio.sleep(0.05)
+    assert worker.failure is None
+    cluster.ids = {"telemetry": NEW}
+    await asyncio.wait_for(clock, 2)
+    assert "telemetry partition 0 is not the topic" in str(worker.failure)
+
+
+async def test_without_partitions_it_is_ready_as_long_as_the_group_answers(worker, monkeypatch):
+    monkeypatch.setattr(module, "_NOT_READY_AFTER", 0.1)
+    monkeypatch.setattr(module, "_TICK", 0.005)
+    consumer = Consumer()
+    await worker.take_over(set(), 1, consumer)
+    worker.open(1)
+    clock = asyncio.create_task(worker.keep_time())
+    await asyncio.sleep(0.3)
+    assert worker.ready
+    consumer.in_touch = False
+    await asyncio.sleep(0.2)
+    assert not worker.ready
+    consumer.in_touch = True
+    await asyncio.sleep(0.05)
+    assert worker.ready
+    clock.cancel()
+    await asyncio.gather(clock, return_exceptions=True)
+
+
+def measured(worker, name):
+    return worker.metrics.registry.get_sample_value(name)
+
+
+async def test_rebalances_silence_and_waiting_are_measured(worker):
+    assert measured(worker, "trips_rebalances_total") == 0
+    await take_over(worker, {0}, 1)
+    await worker.drain()
+    await take_over(worker, {0}, 2)
+    assert measured(worker, "trips_rebalances_total") == 2
+    assert measured(worker, "trips_waiting_seconds") == 0
+    worker.answered -= 5
+    assert 5 <= measured(worker, "trips_broker_silence_seconds") < 6
+    worker.partitions[0]._waits_since = worker.answered
+    assert 5 <= measured(worker, "trips_waiting_seconds") < 6
 
 
 async def test_a_failure_is_final(worker):

@@ -1,12 +1,15 @@
 """Stored state: it proves that it is whole, says its format, and stays within its budgets."""
 
 import json
+from zlib import crc32
 
+import msgpack
 import pytest
 from unit.trips.records import record
 
 from streams.errors import StateError
 from streams.processor import Processor
+from streams.records import Standing
 from streams.telemetry.reader import Reader
 from streams.trips.rules import Rules
 from streams.trips.state import FORMAT_VERSION, BrokenStateError, open_value, seal_value
@@ -83,6 +86,78 @@ def test_a_state_of_format_1_is_read():
         "position": {"timestamp": "2026-03-01T08:00:00Z", "value": {"lat": 50.123, "lon": 7.321}},
     }
     assert ready["data"]["trip"]["metrics"]["distance_in_km"] == 5.0
+
+
+def test_where_it_stands_is_stored_with_the_clock_and_comes_back():
+    partition = processor()
+    partition.standing = Standing(71, b"s" * 16, b"c" * 16)
+    partition.process([record(70, typical(0), T0)])
+    changes = partition.take().changes
+    restored = processor()
+    restored.restore(changes.items())
+    restored.restored()
+    assert restored.standing == Standing(71, b"s" * 16, b"c" * 16)
+    assert restored.clock == T0
+
+
+def test_where_it_stands_can_be_stored_alone():
+    partition = processor()
+    assert partition.take().changes == {}
+    partition.standing = Standing(71)
+    partition.touch_clock()
+    changes = partition.take().changes
+    assert list(changes) == [b"k"]
+    restored = processor()
+    restored.restore(changes.items())
+    restored.restored()
+    assert (restored.standing, restored.vehicles) == (Standing(71), 0)
+
+
+def test_the_clock_of_format_1_is_a_clock_and_nothing_else():
+    restored = processor()
+    content = msgpack.packb(T0)
+    value = b"\x01" + crc32(content, crc32(b"k")).to_bytes(4, "little") + content
+    restored.restore([(b"k", value)])
+    restored.restored()
+    assert (restored.clock, restored.standing) == (T0, Standing())
+
+
+def of_vehicles(count):
+    partition = processor()
+    messages = (typical(0).replace(b"JQ7RP", b"V%03d" % n) for n in range(count))
+    partition.process([record(n, message, T0) for n, message in enumerate(messages)])
+    return partition.take().changes
+
+
+@pytest.mark.parametrize("gone", [b"hV000", b"hV007"])
+def test_a_vehicle_that_is_missing_is_noticed(gone):
+    changes = {key: value for key, value in of_vehicles(8).items() if not key.endswith(gone[1:])}
+    restored = processor()
+    restored.restore(changes.items())
+    with pytest.raises(StateError, match="state of 7 vehicles, and should hold that of 8"):
+        restored.restored()
+
+
+def test_a_vehicle_too_many_is_noticed():
+    changes = of_vehicles(8)
+    restored = processor()
+    restored.restore([*changes.items(), (b"hother", seal_value(b"hother", open_value(b"hV000", changes[b"hV000"])))])
+    with pytest.raises(StateError, match="state of 9 vehicles, and should hold that of 8"):
+        restored.restored()
+
+
+def test_vehicles_are_counted_over_checkpoints_restarts_and_rests():
+    partition, changelog = processor(), {}
+    for step in range(6):
+        messages = (typical(step * 600).replace(b"JQ7RP", b"V%03d" % n) for n in range(step, step * 4 + 4))
+        partition.process([record(step * 100 + n, one, T0 + step * 600_000) for n, one in enumerate(messages)])
+        late = message(-10_000_000, ignition="ON").replace(b"JQ7RP", b"V000")
+        partition.process([record(step * 100 + 99, late, T0 + step * 600_000)])  # adds nothing
+        changelog |= partition.take().changes
+        partition = processor()
+        partition.restore(changelog.items())
+        partition.restored()
+        assert partition.vehicles == step * 4 + 4
 
 
 def compacted(changelog, changes):

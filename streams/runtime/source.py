@@ -1,0 +1,63 @@
+"""What the brokers say of the source besides its records: where its partitions begin and end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+
+from streams.errors import ClusterError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["Bounds", "log_bounds"]
+
+# Brokers that are about to elect a leader answer within this, in seconds.
+_TIMEOUT: Final = 60.0
+
+
+class Bounds(NamedTuple):
+    """Of a partition's log.
+
+    Attributes:
+        begin: the first offset that is there.
+        end: the one behind the last.
+    """
+
+    begin: int
+    end: int
+
+
+async def log_bounds(topic: str, partitions: Iterable[int], settings: Mapping[str, Any]) -> dict[int, Bounds]:
+    """The bounds of partitions.
+
+    Args:
+        topic: its name.
+        partitions: which ones.
+        settings: keyword arguments for a consumer: where the cluster is.
+
+    Raises:
+        ClusterError: the brokers do not tell.
+    """
+    places = [TopicPartition(topic, partition) for partition in partitions]
+    if not places:
+        return {}
+    # Reading uncommitted: an offset that somebody has set the group to may lie behind a transaction that is open.
+    consumer = AIOKafkaConsumer(**settings, isolation_level="read_uncommitted", enable_auto_commit=False)
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            await consumer.start()
+            # In this order: the log may be cut off at its beginning in between.
+            end = await consumer.end_offsets(places)
+            begin = await consumer.beginning_offsets(places)
+    except (KafkaError, TimeoutError) as error:
+        raise ClusterError(
+            f"The brokers do not tell where the partitions of {topic} begin and end ({error!r}): are they away?"
+        ) from error
+    finally:
+        await consumer.stop()
+    return {place.partition: Bounds(begin[place], end[place]) for place in places}

@@ -57,7 +57,7 @@ from streams.telemetry.reader import Reader
 from streams.trips.samples import FLOW_ID_BIT, Property, row_items
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from streams.settings import Settings
     from streams.trips.rules import Rules
@@ -272,7 +272,7 @@ class _Truth:
     vehicles: dict[str, _Vehicle] = field(default_factory=dict)
     rejected: dict[Place, tuple[Any, bool]] = field(default_factory=dict)
     """Records with something that cannot be read, and whether the rest of it counts."""
-    late: dict[Place, tuple[Any, bool]] = field(default_factory=dict)
+    late: dict[Place, tuple[Any, None]] = field(default_factory=dict)
     elsewhere: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     """Vehicles with samples in more than one partition, and which those are."""
 
@@ -302,7 +302,7 @@ def _truth_of(telemetry: Iterable[Any], settings: Settings) -> _Truth:
             if bit != FLOW_ID_BIT
         ]
         if vehicle.offer(record, samples):
-            truth.late[_place(record)] = (record, False)
+            truth.late[_place(record)] = (record, None)
     return truth
 
 
@@ -584,7 +584,7 @@ class _Judgement:
 
     # -- I4 ----------------------------------------------------------------------------------------------------------
 
-    def letters(self, what: str, letters: Iterable[Any], expected: dict[Place, tuple[Any, bool]]) -> None:
+    def letters(self, what: str, letters: Iterable[Any], expected: Mapping[Place, tuple[Any, bool | None]]) -> None:
         """Dead letters or late records: exactly those expected, each once, each as it came."""
         arrived: Counter[Place] = Counter()
         for letter in sorted(letters, key=_place):
@@ -752,9 +752,9 @@ def _may_say(said: _Said, trips: list[OracleTrip], vehicle: _Vehicle) -> bool:
     )
 
 
-def _letter_difference(letter: Any, record: Any, partial: bool) -> str:  # noqa: FBT001
-    """A dead letter or late record against the record that it is of."""
-    if (_header(letter, "ignition-trips.partial") == "true") != partial:
+def _letter_difference(letter: Any, record: Any, partial: bool | None) -> str:  # noqa: FBT001
+    """A dead letter or late record against the record that it is of. Of a late one, partial says nothing."""
+    if partial is not None and (_header(letter, "ignition-trips.partial") == "true") != partial:
         return "it should be partial" if partial else "it should not be partial"
     size = _header(letter, "ignition-trips.original-size")
     headers, own = _headers(record), _headers(letter)

@@ -652,6 +652,26 @@ def test_a_dead_letter_that_did_not_fit_is_in_order(good):
     assert judge(instead(logs, "dead_letters", *cut_short(logs)), settings).clean
 
 
+def test_letters_that_are_sent_again_headers_and_all_are_in_order():
+    settings = Settings.load(**RULES)
+    cluster = Cluster(settings, random.Random(1))
+    cluster.send(b"car 1", message("car 1", EPOCH, ignition="OFF", speed_in_kmh=401))
+    cluster.send(b"car 1", message("car 1", EPOCH + 3 * HOUR, ignition="ON"))
+    cluster.send(b"car 1", message("car 1", EPOCH + MINUTE, ignition="ON"))
+    cluster.run()
+    for letter in (*cluster.logs.dead_letters, *cluster.logs.late):
+        again = (*letter.headers, ("ignition-trips.partial", b"true"), ("ignition-trips.original-size", b"999"))
+        cluster.send(letter.key, letter.value, again)
+        cluster.send(letter.key, b"torn", again)
+    everything, done = cluster.logs.telemetry, len(cluster.logs.telemetry) - 4
+    cluster.logs.telemetry = everything[done:]
+    logs = cluster.run()
+    logs.telemetry = everything
+    verdict = judge(logs, settings)
+    assert verdict.clean, str(verdict)
+    assert (len(logs.dead_letters), len(logs.late)) == (4, 2)
+
+
 def test_of_many_findings_some_are_shown_and_all_are_counted(good):
     logs, settings = good
     verdict = judge(replace(logs, events=[], events_uncommitted=[], trips=[]), settings)

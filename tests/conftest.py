@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import uuid
 
 import pytest
@@ -16,7 +18,12 @@ from streams.local.broker import answers, find_kafka, free_ports
 from streams.settings import Settings
 
 
-def pytest_configure():
+def pytest_configure(config):
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        # Workers are started by the hundred: with no compiled code at all, each takes a second more for its imports.
+        compiled = tempfile.mkdtemp(prefix="ignition-trips-bytecode-")
+        os.environ["PYTHONPYCACHEPREFIX"] = compiled
+        config.add_cleanup(lambda: shutil.rmtree(compiled, ignore_errors=True))
     # A shell without job control starts what it puts into the background with SIGINT ignored, and children inherit it:
     # nothing that a test interrupts would end.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -143,6 +143,20 @@ class Drill:
         self.row.recovery.append(round(seconds, 2))
         return seconds
 
+    async def longest_pause(self) -> float:
+        """For how many seconds at most a partition has committed nothing, until this is cancelled."""
+        longest, committed, moved = 0.0, dict[int, int](), dict[int, float]()
+        async with _Offsets(self.feed) as offsets:
+            with contextlib.suppress(asyncio.CancelledError):
+                while True:
+                    now = time.monotonic()
+                    for number, offset in (await offsets.committed(now + 60)).items():
+                        if committed.get(number) != offset:
+                            longest = max(longest, now - moved.get(number, now))
+                            committed[number], moved[number] = offset, now
+                    await asyncio.sleep(0.02)
+        return longest
+
     async def _until_committed(self, offsets: _Offsets, ends: dict[int, int], deadline: float) -> None:
         committed: dict[int, int] = {}
         while any(committed.get(number, 0) < end for number, end in ends.items()):

@@ -1,7 +1,8 @@
 """`trips worker` that fails at a chosen step of a chosen checkpoint.
 
 ``TRIPS_TEST_FAULT`` is ``action:step:count``: what happens, where, and at which time that this step is taken, counted
-over all partitions. Actions: ``raise`` an exception, ``kill`` or ``freeze`` the process (SIGKILL, SIGSTOP).
+over all partitions. Actions: ``raise`` an exception, ``kill`` or ``freeze`` the process (SIGKILL, SIGSTOP), ``delay``
+this one and all that follow by 1.5 s.
 
 =============  =====================================================================
 step           is taken
@@ -47,24 +48,29 @@ class InjectedError(Exception):
 
 
 class Fault:
-    """Happens once."""
+    """Happens once, but for delays."""
 
     def __init__(self, plan: str) -> None:
         self.action, self.step, count = plan.split(":")
         self.left = int(count)
 
-    def at(self, step: str) -> None:
+    def at(self, step: str | None) -> None:
         """This step is being taken."""
         if step != self.step:
             return
         self.left -= 1
-        if self.left:
+        if self.left or self.action == "delay":
             return
         sys.stderr.write(f"FAULT {self.action} at {self.step}\n")
         sys.stderr.flush()
         if self.action == "raise":
             raise InjectedError(f"injected at {self.step}")
         os.kill(os.getpid(), signal.SIGKILL if self.action == "kill" else signal.SIGSTOP)
+
+    async def pause(self, step: str | None) -> None:
+        """Take one's time for this step."""
+        if self.action == "delay" and step == self.step and self.left <= 0:
+            await asyncio.sleep(1.5)
 
 
 def install(fault: Fault) -> None:
@@ -92,30 +98,31 @@ def install(fault: Fault) -> None:
 
 
 def before(owner: Any, name: str, fault: Fault, step: str) -> None:
-    wrap(owner, name, lambda: fault.at(step), lambda: None)
+    wrap(owner, name, fault, step, None)
 
 
 def after(owner: Any, name: str, fault: Fault, step: str) -> None:
-    wrap(owner, name, lambda: None, lambda: fault.at(step))
+    wrap(owner, name, fault, None, step)
 
 
-def wrap(owner: Any, name: str, first: Any, last: Any) -> None:
+def wrap(owner: Any, name: str, fault: Fault, first: str | None, last: str | None) -> None:
     original = getattr(owner, name)
 
     if asyncio.iscoroutinefunction(original):
 
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
-            first()
+            fault.at(first)
+            await fault.pause(first)
             result = await original(*args, **kwargs)
-            last()
+            fault.at(last)
             return result
 
     else:
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            first()
+            fault.at(first)
             result = original(*args, **kwargs)
-            last()
+            fault.at(last)
             return result
 
     setattr(owner, name, wrapped)

@@ -148,7 +148,8 @@ class Supervised:
             worker.thaw()
             worker.terminate()
             code = await worker.ended()
-            if code != 0:
+            # In its first second it is a Python that imports: the signal's own way to end it is all right.
+            if code != 0 and not (code == -signal.SIGTERM and "starting" not in worker.output()):
                 self.failures.append(f"{worker.name} ended with {code} after SIGTERM:\n{tail(worker)}")
         await self._task
 

@@ -337,12 +337,15 @@ class Vehicle:
         """Take in a sample from behind the horizon, the first that is known of its property.
 
         Returns:
-            False: rows of its time are not folded, because a trip waits for ``ready_delay``. It is a row like them.
+            False: it is a row like others. Rows of its time are not folded, because a trip waits for ``ready_delay``;
+            or it is later than all that are, so that a silence that has begun begins with it.
         """
         self._fold(horizon)
         if self._folded is not None and timestamp >= self._folded:
             return False
         machine = Machine.unpack(self._base, self._rules)
+        if machine.last is not None and timestamp > machine.last:
+            return False
         machine.absorb(name, timestamp, value, make_row(timestamp, {name: value}))
         self._base = machine.pack()
         self._base_changed = True

@@ -1,12 +1,14 @@
 """A partition's processor: what no record may do to it, and what it counts."""
 
 import json
+from datetime import timedelta
 
 import pytest
 from unit.trips.records import record
 
 from streams.processor import Processor
 from streams.telemetry.reader import Reader
+from streams.testing import TripsTestDriver
 from streams.trips.rules import Rules
 from streams.trips.samples import Property
 
@@ -209,3 +211,21 @@ def test_a_first_old_position_counts_for_the_trip_before_the_gap_and_for_the_who
     trip = json.loads(ready[-1].payload)["data"]["trip"]
     assert trip["metrics"]["position_count"] == 1
     assert trip["end"]["position"]["timestamp"] == "2026-03-01T08:10:00Z"
+
+
+def test_the_first_sample_of_a_property_that_comes_behind_the_horizon_is_one_that_a_silence_may_begin_with():
+    driver = TripsTestDriver(correction_horizon=600, silence_timeout=300, min_duration=10)
+    start = 1_772_352_000_000
+
+    def say(second, **properties):
+        driver.pipe({"vehicle_id": "V1", "timestamp": start + second * 1000, **properties})
+
+    say(0, ignition="ON", mileage_in_kilometers=1)
+    say(100, mileage_in_kilometers=2)
+    say(1000, mileage_in_kilometers=2)
+    say(110, speed_in_kmh=80)  # behind the horizon, and later than all that is
+    driver.advance(timedelta(seconds=301))
+    (trip,) = driver.trips().values()
+    assert trip["data"]["trip"]["end"]["timestamp"] == "2026-03-01T08:01:50Z"
+    assert trip["data"]["trip"]["metrics"]["max_speed_in_kmh"] == 80
+    assert trip["data"]["trip"]["metrics"]["longest_gap_in_ms"] == 100_000

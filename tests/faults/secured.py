@@ -29,6 +29,7 @@ LISTENERS: Final = {
     "login_in_the_clear": "SASL_PLAINTEXT",
     "tls": "SSL",
     "mutual_tls": "SSL",  # it wants a certificate of its clients, too
+    "mutual_tls_1_2": "SSL",
     "expired": "SSL",
     "wrong_host": "SSL",
     "by_name_only": "SSL",  # its certificate is for localhost, and it calls itself 127.0.0.1
@@ -64,6 +65,8 @@ class SecuredKafka:
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": str(certificates.authority),
             "listener.name.mutual_tls.ssl.client.auth": "required",
+            "listener.name.mutual_tls_1_2.ssl.client.auth": "required",
+            "listener.name.mutual_tls_1_2.ssl.enabled.protocols": "TLSv1.2",
             "listener.name.expired.ssl.keystore.location": str(certificates.expired.store),
             "listener.name.wrong_host.ssl.keystore.location": str(certificates.wrong_host.store),
             "listener.name.by_name_only.ssl.keystore.location": str(certificates.by_name_only.store),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client import Counter as Total
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -77,6 +78,7 @@ class Metrics:
             self._rejected.labels(kind)
         for reason in Reason:
             self._problems.labels(reason.value)
+        ProcessCollector(registry=registry)  # memory, open files and CPU time of the process, under their usual names
         self._counted: WeakKeyDictionary[PartitionProcessor, dict[str, int]] = WeakKeyDictionary()
 
     def show(self, worker: Worker) -> None:
@@ -127,6 +129,7 @@ class _Gauges(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         partitions = self._worker.partitions.values()
         yield _gauge("trips_ready", "1: partitions are assigned and recovered.", int(self._worker.ready))
+        yield _gauge("trips_tasks", "Tasks of the event loop.", _tasks())
         yield _gauge("trips_partitions", "Partitions that this worker has.", len(partitions))
         lag = GaugeMetricFamily("trips_lag_records", "Records of a partition not committed yet.", labels=["partition"])
         for partition in partitions:
@@ -149,6 +152,13 @@ class _Gauges(Collector):
         yield _gauge("trips_vehicles", "Vehicles with state.", sum(one.vehicles for one in processors))
         yield _gauge("trips_open_trips", "Trips that are on.", sum(one.open_trips for one in processors))
         yield _gauge("trips_state_bytes", "State of all vehicles.", sum(one.state_bytes for one in processors))
+
+
+def _tasks() -> int:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:  # asked from outside of the event loop
+        return 0
 
 
 def _gauge(name: str, about: str, value: float) -> GaugeMetricFamily:

@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 from faults.drill import Drill, Row, prepare
 from faults.load import Load
+from faults.soak import Soak
 
 from streams.local.broker import KAFKA_VERSION
 
 PROFILE = os.environ.get("TRIPS_TEST_FAULTS", "few")
 _ROWS = pytest.StashKey[list[Row]]()
 _SEED = pytest.StashKey[int]()
+_SOAK = pytest.StashKey[Soak]()
 
 
 def pytest_configure(config):
@@ -47,6 +49,29 @@ def pytest_collection_modifyitems(config, items):
         if left_out:
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if item not in left_out]
+    items.sort(key=lambda item: "soak" in getattr(item, "fixturenames", ()))  # it goes on beside all others
+
+
+def pytest_collection_finish(session):
+    if (
+        any("soak" in getattr(item, "fixturenames", ()) for item in session.items)
+        and not session.config.option.collectonly
+    ):
+        config = session.config
+        config.stash[_SOAK] = soaking = Soak(config.stash[_SEED])
+        config.stash[_ROWS].append(soaking.row)
+        soaking.start()
+
+
+def pytest_sessionfinish(session):
+    if _SOAK in session.config.stash:
+        session.config.stash[_SOAK].end()
+
+
+@pytest.fixture
+def soak(request):
+    """The worker that has been running since the beginning."""
+    return request.config.stash[_SOAK]
 
 
 @pytest.fixture

@@ -113,14 +113,17 @@ class Load:
         settings: where the cluster is, and what the topic is called.
         seed: of everything.
         vehicles: how many there are, those that come only once apart.
+        messages: instead of those of a fleet.
     """
 
-    def __init__(self, settings: Any, seed: int, *, vehicles: int = 150) -> None:
+    def __init__(
+        self, settings: Any, seed: int, *, vehicles: int = 150, messages: Iterator[Message] | None = None
+    ) -> None:
         self.sent = 0
         """Messages that a broker has acknowledged, sent twice or not."""
         self.errors = 0
         self._settings = settings
-        self._messages = fleet(seed, vehicles)
+        self._messages = messages or fleet(seed, vehicles)
         self._again: list[Message] = []
         self._in_flight = 0
         self._producer: AIOKafkaProducer | None = None

@@ -1,0 +1,50 @@
+"""Memory, file descriptors, tasks and lag of a worker that runs on and on."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+import pytest
+from faults.soak import WARM_UP, slope
+
+MINUTES = float(os.environ.get("TRIPS_TEST_SOAK_MINUTES", "12"))
+"""It lasts as long as all other tests, and at least so long."""
+
+
+def test_a_slope_comes_with_how_sure_it_is():
+    chance = random.Random(7)
+    flat = slope([(t, 100 + chance.gauss(0, 3)) for t in range(600)])
+    assert abs(flat.per_hour) < 3 * flat.error
+    grows = slope([(t, 100 + t / 36 + chance.gauss(0, 3)) for t in range(600)])
+    assert abs(grows.per_hour - 100) < 3 * grows.error
+    assert grows.per_hour > 10 * grows.error
+
+
+@pytest.mark.all_faults
+@pytest.mark.timeout(7200)
+def test_soak(soak):
+    while soak.seconds < MINUTES * 60 and soak.error is None:
+        time.sleep(0.5)
+    soak.end()
+    if soak.error is not None:
+        raise soak.error
+    settled = [one for one in soak.samples if one.at > WARM_UP]
+    assert len(settled) > 60
+    memory = slope([(one.at, one.memory) for one in settled])
+    descriptors = slope([(one.at, one.descriptors) for one in settled])
+    tasks = slope([(one.at, one.tasks) for one in settled])
+    lag = slope([(one.at, one.lag) for one in settled])
+    soak.row.note = (
+        f"{soak.seconds / 60:.0f} min; memory {memory.text(2**20, 'MiB')}, descriptors {descriptors.text(1, '')}, "
+        f"tasks {tasks.text(1, '')}, lag {lag.text(1, 'records')}"
+    )
+    # What may be is what cannot be told from nothing, and what the vehicles that came once take (600 B each).
+    once = 0.02 * 200 * 3600 * 600
+    assert memory.per_hour - 3 * memory.error < once + 8 * 2**20, soak.row.note
+    for what in (descriptors, tasks):
+        assert what.per_hour - 3 * what.error < 1, soak.row.note
+        assert what.mean < 200
+    assert lag.per_hour - 3 * lag.error < 200, soak.row.note
+    assert lag.mean < 1000, soak.row.note

@@ -95,7 +95,7 @@ def _without_state(partition: int, names: Names, found: Found, *, empty: bool) -
         raise StateError(
             f"{names.changelog} partition {partition} holds no state, but the group {names.application_id} has "
             f"committed offset {found.committed} of {names.telemetry} together with some: the changelog has been "
-            f"deleted or cut off. Restore it, or {START_ANEW}."
+            f"deleted or cut off. To go on, {START_ANEW}."
         )
     _check_end(partition, names, found.committed, found, "the group has committed")
     if found.committed < found.begin:
@@ -176,8 +176,8 @@ def check_ids(names: Names, state: Standing, ids: dict[str, bytes], *, where: st
         )
     if changelog is not None and state.changelog_id not in (None, changelog):
         raise StateError(
-            f"{names.changelog}{where} has been deleted and created anew while a worker was writing to it: what it "
-            f"holds is not whole. Delete nothing else; {START_ANEW}."
+            f"{names.changelog}{where} is not the topic that its state was written to: it has been deleted and created "
+            f"anew, and what it holds may not be whole. To go on, {START_ANEW}."
         )
 
 

@@ -218,6 +218,7 @@ async def test_records_deleted_before_they_were_read_are_refused_and_can_be_gone
     run.row.note = f"{lost} records are gone: told, counted"
 
 
+@pytest.mark.all_faults
 async def test_records_deleted_under_a_worker_that_is_behind_end_it(drill, make_settings):
     settings = make_settings(partitions=1, session_timeout=20, silence_timeout=600, correction_horizon=1200)
     run = await drill("source: unread records deleted under a worker that is paused", settings)
@@ -298,6 +299,34 @@ async def test_a_source_that_is_created_anew_under_a_worker_ends_it(drill, setti
     refused(run, "ends within the seconds shown, then refuses")
 
 
+@pytest.mark.all_faults
+async def test_a_source_that_is_created_anew_where_a_worker_can_read_on_ends_it(drill, make_settings):
+    """No position is gone: only the topic's id tells."""
+    settings = make_settings(partitions=1, session_timeout=20, silence_timeout=600, correction_horizon=1200)
+    run = await drill("source: created anew under a paused worker, longer than it was", settings)
+    telemetry = settings.topics.telemetry
+    (worker,) = await run.start_workers(1)
+    run.load.start(rate=RATE)
+    await asyncio.sleep(1.5)
+    await run.load.stop()
+    await run.recovered(time.monotonic())
+    run.row.recovery.clear()
+    worker.freeze()
+    end = (await outside.bounds(settings, telemetry))[0].end
+    await outside.create_anew(settings, telemetry)
+    await outside.overwrite(settings, telemetry, 0, [(b"other", b"{}")] * (end + 50))
+    since = time.monotonic()
+    worker.thaw()
+    await run.ended(1)
+    run.row.recovery.append(round(time.monotonic() - since, 1))
+    ((_, said),) = list(run.ends())[:1]
+    names(said[0], f"{telemetry} partition 0 is not the topic that the state in", "created anew")
+    line = await refusals(run)
+    names(line, f"{telemetry} partition 0 is not the topic that the state in", "created anew")
+    refused(run, "ends within the seconds shown, then refuses")
+
+
+@pytest.mark.all_faults
 async def test_a_source_whose_end_the_brokers_have_lost_is_refused(drill, settings):
     run = await drill("source: its last records lost by the brokers", settings)
     telemetry = settings.topics.telemetry
@@ -385,6 +414,7 @@ async def test_a_changelog_that_is_created_anew_under_a_worker_ends_it(drill, se
     run.row.note = "ends within the seconds shown, then refuses"
 
 
+@pytest.mark.all_faults
 async def test_a_changelog_that_is_cut_off_is_refused(drill, settings):
     run = await drill("changelog: records deleted from it", settings)
     changelog = settings.topics.changelog

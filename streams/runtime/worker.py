@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import faust
 import structlog
-from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
+from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced, UnknownTopicOrPartitionError
 from aiokafka.structs import TopicPartition
 from faust.app.base import BootStrategy
 from yarl import URL
@@ -380,6 +380,14 @@ def explain(reason: BaseException) -> str:
                 "Fenced: another worker has taken partitions over while this one was away (paused, or cut off). "
                 "What it had not committed does not count; it can be started again at once."
             )
+        case UnknownTopicOrPartitionError():
+            # aiokafka says so, too, when it has waited in vain for the brokers to tell anything of a topic.
+            return "The brokers do not tell of a topic to write to: are they away, or is it gone? See `trips topics check`."
+        case KafkaError(__cause__=BaseException() as cause):
+            # What aiokafka's sender says first is only that something was unexpected.
+            return explain(cause)
+        case KafkaError():
+            return str(reason).replace("\n", " ")  # begins with its class
         case _:
             return f"{type(reason).__name__}: {reason}".replace("\n", " ")
 

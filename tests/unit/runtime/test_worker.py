@@ -3,7 +3,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from aiokafka.errors import ProducerFenced
+from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerFenced, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata
 
 from streams.delivery.checkpoint import OFFSET_MARK, Destinations
@@ -495,6 +495,17 @@ async def test_a_worker_that_stops_by_itself_is_not(worker, monkeypatch):
 )
 def test_the_reason_is_one_line(reason, line):
     assert explain(reason) == line
+
+
+def test_the_reason_is_what_broke_and_not_only_that_something_did():
+    reason = KafkaError("Unexpected error during batch delivery")
+    reason.__cause__ = KafkaError("lookup")
+    reason.__cause__.__cause__ = KafkaConnectionError("Connection at kafka:9092 closed")
+    assert explain(reason) == "KafkaConnectionError: Connection at kafka:9092 closed"
+
+
+def test_a_topic_that_nobody_tells_of_may_be_gone_or_the_brokers_away():
+    assert explain(UnknownTopicOrPartitionError()).startswith("The brokers do not tell of a topic")
 
 
 def test_being_fenced_is_explained():

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(420)
 
 # Messages a second. What comes in is also what is judged afterwards, which takes a second for each thousand.
 RATE = 600
-LONG_RATE = 250
+LONG_RATE = 200
 # Longer than all timeouts in which a client of a broker gives up: 20 to 60 s.
 AWAY = 75.0
 
@@ -260,7 +260,7 @@ async def test_any_one_of_three_brokers(drill, settings_on, folder):
         settings = settings_on(cluster.servers, replication_factor=3)
         run = await drill("three brokers: leaders and coordinators killed", settings)
         await run.start_workers(2)
-        run.load.start(rate=LONG_RATE)
+        run.load.start(rate=LONG_RATE / 2)
         await cluster.whole()
         killed = []
         roles = ["partition leader", "group coordinator", "transaction coordinator"] * 3

@@ -51,6 +51,8 @@ _log = structlog.get_logger(__name__)
 _DRAIN_TIMEOUT: Final = 20.0
 # No answer from any broker for so long, and the worker is not ready: it may still come back by itself.
 _NOT_READY_AFTER: Final = 30.0
+# What people hear of before that. A long poll is answered twice a second.
+_SILENT_AFTER: Final = 5.0
 # How often the clocks of quiet partitions are looked at.
 _TICK: Final = 0.25
 # How often it is looked whether the topics are still the same ones.
@@ -96,6 +98,7 @@ class Worker:
         """Where those that were taken over last go on."""
         self.answered = time.monotonic()
         """When a broker was last heard of: by an answer to a fetch or, without partitions, by a heartbeat."""
+        self._silent = False
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
         self._destinations = destinations
@@ -326,9 +329,19 @@ class Worker:
         now = time.monotonic()
         if not self.partitions and self._generation is not None and consumer.in_touch:
             self.answered = now
+        if self._generation is not None:
+            self._tell_of_silence(now - self.answered)
         if self.partitions and now - self._looked >= _LOOK_EVERY and (self._look is None or self._look.done()):
             self._looked = now
             self._look = asyncio.create_task(self._look_at_topics(), name="look at the topics")
+
+    def _tell_of_silence(self, seconds: float) -> None:
+        if not self._silent and seconds > _SILENT_AFTER:
+            self._silent = True
+            _log.warning("the brokers do not answer", seconds=round(seconds, 1), not_ready_after=_NOT_READY_AFTER)
+        elif self._silent and seconds < _SILENT_AFTER:
+            self._silent = False
+            _log.info("the brokers answer again")
 
     async def _look_at_topics(self) -> None:
         """Notice when source or changelog is deleted and created anew while we work: offsets would go on as if."""
@@ -369,7 +382,7 @@ class Worker:
 def _end_by_force() -> Watchdog:
     return Watchdog(_GRACE, lambda: os._exit(1))
 
-
+            return "The brokers do not tell of a topic to write to. Are they away, or is it gone (`trips topics check`)?"
 def explain(reason: BaseException) -> str:
     """Why the worker ends, in one line for people."""
     match reason:
@@ -382,7 +395,7 @@ def explain(reason: BaseException) -> str:
             )
         case UnknownTopicOrPartitionError():
             # aiokafka says so, too, when it has waited in vain for the brokers to tell anything of a topic.
-            return "The brokers do not tell of a topic to write to: are they away, or is it gone? See `trips topics check`."
+            return "The brokers do not tell of a topic to write to: they are away, or is it gone (`trips topics check`)?"
         case KafkaError(__cause__=BaseException() as cause):
             # What aiokafka's sender says first is only that something was unexpected.
             return explain(cause)

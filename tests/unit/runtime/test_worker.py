@@ -517,3 +517,19 @@ def test_being_fenced_is_explained():
 )
 def test_partitions_are_told_briefly(numbers, text):
     assert module._ranges(numbers) == text
+
+
+async def test_a_silence_of_the_brokers_is_told_once_and_so_is_its_end(worker, capsys):
+    consumer = Consumer()
+    await worker.take_over(set(), 1, consumer)
+    worker.open(1)
+    consumer.in_touch = False
+    worker.answered -= module._SILENT_AFTER + 1
+    worker._tick()
+    worker._tick()
+    consumer.in_touch = True
+    worker._tick()
+    worker._tick()
+    told = capsys.readouterr().out
+    assert told.count("the brokers do not answer") == 1
+    assert told.count("the brokers answer again") == 1

@@ -8,6 +8,9 @@ UV_VERSION := 0.13.8
 # Passed on to the command behind the target: make demo ARGS="--json", make test ARGS="tests/unit -x".
 ARGS ?=
 
+# The seed of make faults. None: another one each time; it is printed.
+SEED ?=
+
 # The Python is the machine's: uv would otherwise fetch one of its own.
 export UV_PYTHON_DOWNLOADS := never
 
@@ -16,7 +19,7 @@ ifeq ($(UV),)
 UV := .uv/bin/uv
 endif
 
-.PHONY: help demo test lint format types docs check hooks clean
+.PHONY: help demo test faults lint format types docs check hooks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +29,9 @@ demo: | $(UV)  ## a local Kafka, a worker, and the trips of the recorded drives
 
 test: | $(UV)  ## the whole test suite, on a real Kafka
 	$(UV) run pytest $(ARGS)
+
+faults: | $(UV)  ## all faults on real brokers (half an hour), and a table; SEED=… repeats a run
+	TRIPS_TEST_FAULTS=all TRIPS_TEST_SEED=$(SEED) $(UV) run pytest tests/faults $(ARGS)
 
 lint: | $(UV)  ## what ruff says of the code and its format
 	$(UV) run ruff check

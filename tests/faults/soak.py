@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Sampled", "Slope", "Soak", "slope"]
 
 RATE = 200
-WARM_UP = 150.0
-"""Seconds after which whatever is kept for corrections is as much as it will be: the horizon has been left behind."""
+WARM_UP = 300.0
+"""Seconds after which the horizon has long been left behind, and every code path and buffer has been in use."""
 _EVERY = 2.0
 
 

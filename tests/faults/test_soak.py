@@ -30,6 +30,8 @@ def test_soak(soak):
     soak.end()
     if soak.error is not None:
         raise soak.error
+    for one in soak.samples[::30]:
+        print(f"{one.at / 60:5.1f} min {one.memory / 2**20:7.1f} MiB {one.descriptors:4.0f} {one.tasks:4.0f} {one.lag:6.0f}")
     settled = [one for one in soak.samples if one.at > WARM_UP]
     assert len(settled) > 60
     memory = slope([(one.at, one.memory) for one in settled])

@@ -382,7 +382,7 @@ class Worker:
 def _end_by_force() -> Watchdog:
     return Watchdog(_GRACE, lambda: os._exit(1))
 
-            return "The brokers do not tell of a topic to write to. Are they away, or is it gone (`trips topics check`)?"
+
 def explain(reason: BaseException) -> str:
     """Why the worker ends, in one line for people."""
     match reason:
@@ -395,7 +395,7 @@ def explain(reason: BaseException) -> str:
             )
         case UnknownTopicOrPartitionError():
             # aiokafka says so, too, when it has waited in vain for the brokers to tell anything of a topic.
-            return "The brokers do not tell of a topic to write to: they are away, or is it gone (`trips topics check`)?"
+            return "The brokers do not tell of a topic to write to. Are they away, is it gone (`trips topics check`)?"
         case KafkaError(__cause__=BaseException() as cause):
             # What aiokafka's sender says first is only that something was unexpected.
             return explain(cause)

@@ -17,6 +17,7 @@ from aiokafka.structs import TopicPartition
 
 from streams.errors import ClusterError, StateError
 from streams.runtime.positions import START_ANEW
+from streams.runtime.source import close
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -80,7 +81,7 @@ async def read_changelog(
                 del left[place]
                 consumer.pause(place)
     finally:
-        await consumer.stop()
+        await close(consumer)
     return count
 
 

@@ -12,7 +12,7 @@ from faust.tables.manager import TableManager
 from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
 from mode import Service
 
-from streams.errors import ClusterError
+from streams.errors import ClusterError, InternalError
 from streams.runtime.logs import FAUST_LOGGER
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ __all__ = ["PartitionRecovery", "PartitionTableManager", "VehicleTable"]
 # which is 30 s and a session timeout (seconds).
 _NEXT_WITHIN: Final = 90.0
 _LOOK_EVERY: Final = 0.1
+# Closing consumers and producers of brokers that are there takes some milliseconds (seconds).
+_CANCELLED_WITHIN: Final = 5.0
 
 
 class VehicleTable(faust.Table):  # type: ignore[misc]
@@ -58,10 +60,12 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]
             self.signal_recovery_start.clear()
             if stopped:
                 return
+            work = asyncio.ensure_future(self._take_over(self._generation_id))
             try:
-                await self._wait(self._take_over(self._generation_id))
+                await self._wait(work)
             except RebalanceAgain:
-                continue  # the next assignment has come
+                # The next assignment has come. This one has been cancelled: what it has opened is closed first.
+                await asyncio.wait([work], timeout=_CANCELLED_WITHIN)
             except IllegalStateError as error:
                 if not await self._another_assignment():
                     self.app.worker.fail(
@@ -73,6 +77,11 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]
                     return
             except ServiceStopped:
                 return
+            except asyncio.CancelledError:
+                if work.cancelled() and not self.should_stop:
+                    # By itself: nobody would go on, and nobody would know.
+                    self.app.worker.fail(InternalError("The taking over of partitions was cancelled."))
+                raise
             except Exception as error:  # noqa: BLE001 - an error here would only end this task
                 self.app.worker.fail(error)
                 return

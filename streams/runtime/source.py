@@ -1,8 +1,9 @@
-"""What the brokers say of the source besides its records: where its partitions begin and end."""
+"""Consumers besides the group's: what the brokers say of the source, and how to be done with one."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
@@ -14,10 +15,11 @@ from streams.errors import ClusterError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Bounds", "log_bounds"]
+__all__ = ["Bounds", "close", "log_bounds"]
 
 # Brokers that are about to elect a leader answer within this, in seconds.
 _TIMEOUT: Final = 60.0
+_CLOSE_TIMEOUT: Final = 10.0
 
 
 class Bounds(NamedTuple):
@@ -59,5 +61,21 @@ async def log_bounds(topic: str, partitions: Iterable[int], settings: Mapping[st
             f"The brokers do not tell where the partitions of {topic} begin and end ({error!r}): are they away?"
         ) from error
     finally:
-        await consumer.stop()
+        await close(consumer)
     return {place.partition: Bounds(begin[place], end[place]) for place in places}
+
+
+async def close(consumer: AIOKafkaConsumer) -> None:
+    """Stop a consumer, whatever comes of it.
+
+    While brokers are away, aiokafka's own ``stop`` raises ``CancelledError``: that of a task of its own, which is
+    waiting for its next try. It would pass for a cancellation of ours, and hide why we stop.
+    """
+    stop = asyncio.ensure_future(consumer.stop())
+    done, late = await asyncio.wait([stop], timeout=_CLOSE_TIMEOUT)
+    for one in late:
+        one.cancel()
+    for one in done:
+        if one.cancelled() or one.exception() is not None:
+            with contextlib.suppress(Exception):
+                await consumer._client.close()  # noqa: SLF001 - what is left of it

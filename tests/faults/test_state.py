@@ -1,7 +1,9 @@
 """Stored state: of an older version it is read, of a newer one refused; damage is named, and never passes as state."""
 
+import asyncio
 import gzip
 import json
+import time
 from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,6 +13,7 @@ import msgpack
 import pytest
 from aiokafka import AIOKafkaProducer
 from faults import outside
+from faults.brokers import Node
 from faults.drill import prepare
 from faults.judge import Logs, collect, judge
 from faults.test_data import fill, refused, stop, work
@@ -18,8 +21,11 @@ from faults.workers import Worker
 from integration.cluster import caught_up, read
 
 from streams.delivery.messages import announcement_messages
+from streams.errors import ClusterError
 from streams.processor import Processor
 from streams.records import Announcement, Standing, TripsRecord
+from streams.runtime import changelog
+from streams.runtime.source import log_bounds
 from streams.settings import Settings
 from streams.telemetry.reader import Reader
 from streams.trips.state import FORMAT_VERSION, seal_value
@@ -169,6 +175,58 @@ async def send(settings, unique, topic, transactions):
             async with producer.transaction():
                 for key, value, timestamp, headers in records:
                     await producer.send(topic, value, key=key, partition=0, timestamp_ms=timestamp, headers=headers)
+    finally:
+        await producer.stop()
+
+
+# -- reading it back ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.all_faults
+@pytest.mark.parametrize("back_again", [True, False], ids=["and is back", "and stays away"])
+async def test_a_broker_that_dies_while_state_is_read_back(back_again, unique, tmp_path, monkeypatch):
+    monkeypatch.setattr(changelog, "_STALLED", 12.0 if back_again else 4.0)
+    records = 40_000
+    with Node(tmp_path / "node") as node:
+        settings = Settings.load(bootstrap_servers=node.servers, application_id=unique, partitions=1)
+        topic = settings.topics.changelog
+        await prepare(settings)
+        await fill_with(settings, topic, records)
+        read_back, died = [], asyncio.Event()
+
+        def take(_, some):
+            read_back.extend(record.key for record in some)
+            if len(read_back) > records // 4 and not died.is_set():
+                node.kill()
+                died.set()
+
+        began = time.monotonic()
+        reading = asyncio.create_task(changelog.read_changelog(topic, [0], settings.client(), take))
+        await died.wait()
+        if back_again:
+            await asyncio.sleep(1)
+            await asyncio.to_thread(node.start)
+            assert await reading == records
+            assert read_back == [b"%d" % number for number in range(records)]
+        else:
+            with pytest.raises(
+                ClusterError, match=rf"state back from {topic} stalls at partition 0 offset \d+: is the"
+            ):
+                await asyncio.wait_for(reading, 20)
+            # And when it is away from the beginning.
+            with pytest.raises(ClusterError, match=f"do not let us read the state back from {topic}"):
+                await asyncio.wait_for(changelog.read_changelog(topic, [0], settings.client(), take), 20)
+            with pytest.raises(ClusterError, match="do not tell where the partitions"):
+                await asyncio.wait_for(log_bounds(topic, [0], settings.client()), 20)
+        assert time.monotonic() - began < 60
+
+
+async def fill_with(settings, topic, count):
+    producer = AIOKafkaProducer(**settings.client(), acks="all", linger_ms=5, max_batch_size=200_000)
+    await producer.start()
+    try:
+        for number in range(count):
+            await producer.send(topic, b"x" * 300, key=b"%d" % number, partition=0)
     finally:
         await producer.stop()
 

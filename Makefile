@@ -31,7 +31,7 @@ test: | $(UV)  ## the whole test suite, on a real Kafka
 	$(UV) run pytest $(ARGS)
 
 faults: | $(UV)  ## all faults on real brokers (half an hour), and a table; SEED=… repeats a run
-	TRIPS_TEST_FAULTS=all TRIPS_TEST_SEED=$(SEED) $(UV) run pytest tests/faults $(ARGS)
+	TRIPS_TEST_FAULTS=all TRIPS_TEST_SEED=$(SEED) $(UV) run pytest tests/faults -n 3 --dist worksteal $(ARGS)
 
 lint: | $(UV)  ## what ruff says of the code and its format
 	$(UV) run ruff check

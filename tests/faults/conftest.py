@@ -9,38 +9,39 @@ from __future__ import annotations
 import os
 import platform
 import random
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from faults.drill import Drill, Row, prepare
 from faults.load import Load
-from faults.soak import Soak
 
 from streams.local.broker import KAFKA_VERSION
 
 PROFILE = os.environ.get("TRIPS_TEST_FAULTS", "few")
-_ROWS = pytest.StashKey[list[Row]]()
-_SEED = pytest.StashKey[int]()
-_SOAK = pytest.StashKey[Soak]()
+# Some of them run side by side in processes of their own, which inherit the seed.
+os.environ["TRIPS_TEST_SEED"] = os.environ.get("TRIPS_TEST_SEED") or str(random.SystemRandom().randrange(10**6))
+SEED = int(os.environ["TRIPS_TEST_SEED"])
+HERE = Path(__file__).parent
+
+_TOLD: list[Row] = []
 
 
-def pytest_configure(config):
+def pytest_configure():
     assert PROFILE in {"few", "all"}, f"TRIPS_TEST_FAULTS={PROFILE}: it is few or all"
-    config.stash[_ROWS] = []
-    config.stash[_SEED] = int(os.environ.get("TRIPS_TEST_SEED") or random.SystemRandom().randrange(10**6))
-    config.addinivalue_line("markers", "all_faults: takes too long for every change: only with TRIPS_TEST_FAULTS=all")
 
 
-def pytest_report_header(config):
-    return f"faults: {PROFILE}, TRIPS_TEST_SEED={config.stash[_SEED]}"
+def pytest_report_header():
+    return f"faults: {PROFILE}, TRIPS_TEST_SEED={SEED}"
 
 
 def pytest_collection_modifyitems(config, items):
-    here = Path(__file__).parent
-    ours = [item for item in items if here in item.path.parents]
+    ours = [item for item in items if HERE in item.path.parents]
     for item in ours:
         item.add_marker(pytest.mark.kafka)
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))
         # Clients that a fault interrupts leave connections to the garbage collector.
         item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
         item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
@@ -49,29 +50,16 @@ def pytest_collection_modifyitems(config, items):
         if left_out:
             config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if item not in left_out]
-    items.sort(key=lambda item: "soak" in getattr(item, "fixturenames", ()))  # it goes on beside all others
-
-
-def pytest_collection_finish(session):
-    if (
-        any("soak" in getattr(item, "fixturenames", ()) for item in session.items)
-        and not session.config.option.collectonly
-    ):
-        config = session.config
-        config.stash[_SOAK] = soaking = Soak(config.stash[_SEED])
-        config.stash[_ROWS].append(soaking.row)
-        soaking.start()
-
-
-def pytest_sessionfinish(session):
-    if _SOAK in session.config.stash:
-        session.config.stash[_SOAK].end()
+    else:
+        items.sort(key=lambda item: item.path.name != "test_soak.py")  # beside it, all others can be run
 
 
 @pytest.fixture
-def soak(request):
-    """The worker that has been running since the beginning."""
-    return request.config.stash[_SOAK]
+def add_row(request):
+    """Adds a row to the table, as it is when the test is over."""
+    rows = []
+    yield rows.append
+    request.node.user_properties += [("fault", asdict(row)) for row in rows]
 
 
 @pytest.fixture
@@ -81,9 +69,9 @@ def every_fault():
 
 
 @pytest.fixture
-def seed(request):
+def seed():
     """Of all random choices of this test; printed with the table."""
-    return request.config.stash[_SEED]
+    return SEED
 
 
 @pytest.fixture
@@ -101,13 +89,13 @@ FAULTS = {
 
 
 @pytest.fixture
-async def drill(request, seed, tmp_path):
+async def drill(add_row, seed, tmp_path):
     """Makes drills: ``await drill("what breaks", settings)``; whatever they have started ends with the test."""
     made = []
 
     async def make(fault, settings, *, feed=None, vehicles=150):
         row = Row(fault, seed)
-        request.config.stash[_ROWS].append(row)
+        add_row(row)
         folder = tmp_path / f"drill-{len(made)}"
         folder.mkdir()
         feed = feed or settings
@@ -137,8 +125,13 @@ COLUMNS = (
 )
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    rows = config.stash[_ROWS]
+def pytest_runtest_logreport(report):
+    if report.when == "teardown":
+        _TOLD.extend(Row(**value) for name, value in report.user_properties if name == "fault")
+
+
+def pytest_terminal_summary(terminalreporter):
+    rows = sorted(_TOLD, key=lambda row: row.fault)
     if not rows:
         return
     cells = [[name for name, _ in COLUMNS], *([show(row) for _, show in COLUMNS] for row in rows)]
@@ -147,7 +140,7 @@ def pytest_terminal_summary(terminalreporter, config):
     lines.insert(1, "-|-".join("-" * width for width in widths))
     terminalreporter.section("faults")
     about = (
-        f"{datetime.now(UTC):%Y-%m-%d}, seed {config.stash[_SEED]}, Apache Kafka {KAFKA_VERSION}, "
+        f"{datetime.now(UTC):%Y-%m-%d}, seed {SEED}, Apache Kafka {KAFKA_VERSION}, "
         f"Python {platform.python_version()}, {os.cpu_count()} cores"
     )
     terminalreporter.line(about)

@@ -125,7 +125,7 @@ class Load:
         self._settings = settings
         self._messages = messages or fleet(seed, vehicles)
         self._again: list[Message] = []
-        self._in_flight = 0
+        self._in_flight: dict[asyncio.Future[Any], Message] = {}
         self._producer: AIOKafkaProducer | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -156,10 +156,10 @@ class Load:
                 behind = (time.monotonic() - began) * rate - taken
                 if behind > rate:  # the brokers were away: go on from here at the same rate
                     began, behind = time.monotonic() - taken / rate, 0
-                while self._again and self._in_flight < 2_000:
+                while self._again and len(self._in_flight) < 2_000:
                     await self._send(self._again.pop())
                 for _ in range(int(behind)):
-                    if self._stopping or self._again or self._in_flight >= 2_000:
+                    if self._stopping or self._again or len(self._in_flight) >= 2_000:
                         break
                     taken += 1
                     await self._send(next(self._messages))
@@ -180,11 +180,11 @@ class Load:
         except (KafkaError, OSError, TimeoutError):
             await self._failed(message)
             return
-        self._in_flight += 1
-        future.add_done_callback(lambda done: self._delivered(done, message))
+        self._in_flight[future] = message
+        future.add_done_callback(self._delivered)
 
-    def _delivered(self, done: asyncio.Future[Any], message: Message) -> None:
-        self._in_flight -= 1
+    def _delivered(self, done: asyncio.Future[Any]) -> None:
+        message = self._in_flight.pop(done)
         if done.cancelled() or done.exception() is not None:
             self.errors += 1
             self._again.append(message)
@@ -202,3 +202,6 @@ class Load:
         if producer is not None:
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
                 await asyncio.wait_for(producer.stop(), 10)
+            # What a producer has left when it is not given the time to end, it never tells of.
+            for future in self._in_flight:
+                future.cancel()

@@ -241,38 +241,43 @@ async def test_records_deleted_under_a_worker_that_is_behind_end_it(drill, make_
     refused(run, "ends, and refuses: one line each")
 
 
-@pytest.mark.parametrize(
-    "longer", [pytest.param(False, id="shorter", marks=pytest.mark.all_faults), pytest.param(True, id="longer")]
-)
-async def test_a_source_that_is_created_anew_is_refused_and_started_anew_with(drill, settings, make_settings, longer):
-    size = "longer" if longer else "shorter"
-    run = await drill(f"source: created anew, {size} than it was, and starting anew", settings)
+async def test_a_source_that_is_created_anew_longer_than_it_was_is_refused_and_started_anew_with(
+    drill, settings, make_settings
+):
+    """Any position of before is there: only the topic's id tells."""
+    run = await drill("source: created anew, longer than it was, and starting anew", settings)
     telemetry = settings.topics.telemetry
     await work(run)
     old = (await collect(settings)).telemetry
     await outside.create_anew(settings, telemetry)
-    if longer:
-        # As many messages again, and more: any position of before is there.
-        for number in range(PARTITIONS):
-            mine = [(record.key, record.value) for record in old if record.partition == number]
-            await outside.overwrite(settings, telemetry, number, [*mine, *mine[:50]])
-    line = await refusals(run)
-    names(
-        line,
-        f"{telemetry} partition 0 is not the topic that the state in {settings.topics.changelog} was made from",
-        "another TRIPS_APPLICATION_ID and a TRIPS_REVISION_BASE",
-        "(Partition 0 is not the only one: 1 too.)",
-    )
-    # As the documentation says: the telemetry of before first (here: all of it), then what comes.
+    # As the documentation says, the telemetry of before comes first: here all of it, and some of it twice.
+    for number in range(PARTITIONS):
+        mine = [(record.key, record.value) for record in old if record.partition == number]
+        await outside.overwrite(settings, telemetry, number, [*mine, *mine[:50]])
+    is_another_topic(await refusals(run), settings)
     another = AnotherLife(run, make_settings)
-    if not longer:
-        for number in range(PARTITIONS):
-            mine = [(record.key, record.value) for record in old if record.partition == number]
-            await outside.overwrite(settings, telemetry, number, mine)
     await another.begin()
     await more_telemetry(run)
     await another.live()
     run.row.note = "refused: one line; then judged"
+
+
+@pytest.mark.all_faults
+async def test_a_source_that_is_created_anew_and_empty_is_refused(drill, settings):
+    run = await drill("source: created anew, and empty", settings)
+    await work(run, 1.5)
+    await outside.create_anew(settings, settings.topics.telemetry)
+    is_another_topic(await refusals(run), settings)
+    refused(run, "refused: one line")
+
+
+def is_another_topic(line, settings):
+    names(
+        line,
+        f"{settings.topics.telemetry} partition 0 is not the topic that the state in {settings.topics.changelog} was",
+        "another TRIPS_APPLICATION_ID and a TRIPS_REVISION_BASE",
+        "(Partition 0 is not the only one: 1 too.)",
+    )
 
 
 @pytest.mark.all_faults

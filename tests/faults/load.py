@@ -127,6 +127,7 @@ class Load:
         self._again: list[Message] = []
         self._in_flight: dict[asyncio.Future[Any], Message] = {}
         self._producer: AIOKafkaProducer | None = None
+        self._broken = False
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -168,6 +169,8 @@ class Load:
             await self._close()
 
     async def _send(self, message: Message) -> None:
+        if self._broken:
+            await self._close()
         try:
             if self._producer is None:
                 client = self._settings.client()
@@ -188,6 +191,8 @@ class Load:
         if done.cancelled() or done.exception() is not None:
             self.errors += 1
             self._again.append(message)
+            # A batch that has failed leaves a hole in the producer's sequence numbers: no later one would be taken.
+            self._broken = True
         else:
             self.sent += 1
 
@@ -205,3 +210,5 @@ class Load:
             # What a producer has left when it is not given the time to end, it never tells of.
             for future in self._in_flight:
                 future.cancel()
+            await asyncio.sleep(0)
+        self._broken = False

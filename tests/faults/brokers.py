@@ -48,6 +48,11 @@ _THREE_NODES: Final = {
     "unclean.leader.election.enable": "false",
 }
 
+# Is told to end when this process does; waits for brokers that are still closing their logs, unless all is done.
+_KEEP: Final = """
+trap 'kill $!; test -e "$1" || sleep 25; exit 0' TERM
+sleep 1000000 & wait $!
+"""
 # Keeps a mount for as long as it is not told to end.
 _MOUNT: Final = """
 trap 'umount -l "$1"; kill $!; exit 0' TERM
@@ -61,10 +66,12 @@ def scratch_folder() -> Iterator[Path]:
     """A folder that is gone at the end, also if this process is killed."""
     folder = Path(tempfile.mkdtemp(prefix="ignition-trips-faults-"))
     log = folder / "keeper.log"
-    keeper = Guarded(["sleep", "1000000"], log=log, remove=folder)
+    done = folder / "done"
+    keeper = Guarded(["sh", "-c", _KEEP, "sh", str(done)], log=log, remove=folder, grace=30.0)
     try:
         yield folder
     finally:
+        done.touch()
         keeper.stop()
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -47,12 +47,22 @@ if TYPE_CHECKING:
 
     NewProcessor = Callable[[], PartitionProcessor]
 
-__all__ = ["build_app", "run_worker"]
+__all__ = [
+    "REBALANCE_TIMEOUT",
+    "build_app",
+    "consumer_settings",
+    "end_when_refused",
+    "producer_settings",
+    "run_worker",
+    "shown",
+    "unless",
+    "work",
+]
 
 _log = structlog.get_logger(__name__)
 
 # The group waits for a member that is finishing its last checkpoints for so long (seconds).
-_REBALANCE_TIMEOUT: Final = 30.0
+REBALANCE_TIMEOUT: Final = 30.0
 # From the first connection to the first assignment and the end of recovery there is no limit: state may be large. From
 # SIGTERM to the end there is one (seconds): after it, what is not committed is left to the next owner.
 _STOP_TIMEOUT: Final = 25.0
@@ -89,28 +99,29 @@ def build_app(settings: Settings, cluster: Cluster, new_processor: NewProcessor 
             max_bytes=cluster.max_bytes,
         ),
         client=client,
-        consumer_settings=_consumer(settings, client),
-        fences=Fences(settings.application_id, _producer(client)),
+        consumer_settings=consumer_settings(settings, client, settings.application_id),
+        fences=Fences(settings.application_id, producer_settings(client)),
         new_processor=new_processor or new_trips_processor,
         partition_count=cluster.partitions,
         commit_interval=settings.commit_interval_s,
         metrics=Metrics(),
     )
-    return App(worker, application_id=settings.application_id, rebalance_timeout=_REBALANCE_TIMEOUT)
+    return App(worker, application_id=settings.application_id, rebalance_timeout=REBALANCE_TIMEOUT)
 
 
-def _consumer(settings: Settings, client: Mapping[str, Any]) -> dict[str, Any]:
+def consumer_settings(settings: Settings, client: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """The keyword arguments of a consumer of the group."""
     session_ms = int(settings.session_timeout_s * 1000)
     return {
         **client,
-        "client_id": settings.application_id,
-        "group_id": settings.application_id,
+        "client_id": group,
+        "group_id": group,
         "auto_offset_reset": "none",  # positions are set to where the state goes on; one that is gone is an error
         "enable_auto_commit": False,  # offsets are part of the checkpoints
         "isolation_level": "read_committed",
         "session_timeout_ms": session_ms,
         "heartbeat_interval_ms": min(3000, session_ms // 4),
-        "rebalance_timeout_ms": int(_REBALANCE_TIMEOUT * 1000),
+        "rebalance_timeout_ms": int(REBALANCE_TIMEOUT * 1000),
         # A topic that has got more partitions is noticed within this, and the group shares them out anew.
         "metadata_max_age_ms": 10_000,
         "request_timeout_ms": max(40_000, session_ms + 5_000),
@@ -122,7 +133,8 @@ def _consumer(settings: Settings, client: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _producer(client: Mapping[str, Any]) -> dict[str, Any]:
+def producer_settings(client: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a partition's producer."""
     return {
         **client,
         "acks": "all",
@@ -161,21 +173,21 @@ async def _run(settings: Settings, new_processor: NewProcessor | None) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     topics = settings.topics
     _log.info(
-        "starting", application_id=settings.application_id, telemetry=topics.telemetry, **_shown(settings.client())
+        "starting", application_id=settings.application_id, telemetry=topics.telemetry, **shown(settings.client())
     )
-    cluster = await _unless(stop, look_at_cluster(settings))
+    cluster = await unless(stop, look_at_cluster(settings))
     if cluster is None:
         return 0
     app, client = build_app(settings, cluster, new_processor), settings.client()
     async with serve_health(app.worker, settings.http_host, settings.http_port):
-        watch = asyncio.create_task(_end_when_refused(app.worker, settings, client))
+        watch = asyncio.create_task(end_when_refused(app.worker, settings, client))
         try:
-            return await _work(app, stop)
+            return await work(app, stop)
         finally:
             watch.cancel()
 
 
-async def _end_when_refused(worker: Worker, settings: Settings, client: Mapping[str, Any]) -> None:
+async def end_when_refused(worker: Worker, settings: Settings, client: Mapping[str, Any]) -> None:
     """A broker that is away comes back. One that does not let us in any more does not, however long we try."""
     refused = False
     while worker.failure is None:
@@ -191,7 +203,8 @@ async def _end_when_refused(worker: Worker, settings: Settings, client: Mapping[
         refused = refusal is not None
 
 
-async def _work(app: App, stop: asyncio.Event) -> int:
+async def work(app: App, stop: asyncio.Event) -> int:
+    """Run a worker's app until it is to stop or fails; returns the exit code."""
     worker = app.worker
     leave = Watchdog(_STOP_TIMEOUT, lambda: _leave_by_force(worker))
     clock = asyncio.create_task(worker.keep_time())
@@ -232,7 +245,7 @@ async def _first(*these: Any) -> None:
             task.cancel()
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Any]) -> Any:
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, Any]) -> Any:
     """The result of some work; None: it was ended because of ``stop``."""
     task = asyncio.ensure_future(work)
     await _first(task, stop.wait())
@@ -243,7 +256,8 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Any]) -> Any:
     return None
 
 
-def _shown(client: Mapping[str, Any]) -> dict[str, str]:
+def shown(client: Mapping[str, Any]) -> dict[str, str]:
+    """What of the connection may be in a log."""
     return {
         "bootstrap_servers": ",".join(client["bootstrap_servers"]),
         "security_protocol": client["security_protocol"],

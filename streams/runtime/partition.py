@@ -203,7 +203,7 @@ class Partition:
     def record_start(self) -> None:
         """Commit where this partition starts, with its state, also if nothing comes."""
         self._next_offset = self._expected
-        self._changed()
+        self.changed()
 
     def start(self) -> None:
         """Begin to take checkpoints."""
@@ -249,7 +249,7 @@ class Partition:
         if self._waiting >= _MAX_WAITING:
             self._room.clear()
             self._hurry.set()
-        self._changed()
+        self.changed()
         self._observer.batch(len(batch.records), time.perf_counter() - began)
 
     def tick(self, progress: Progress | None) -> None:
@@ -270,10 +270,10 @@ class Partition:
             return
         if clock >= wake_at:
             self._turn_clock(now)
-            self._changed()
+            self.changed()
         elif now - self._clock_written >= _CLOCK_WRITTEN_EVERY and self.settled:
             self._turn_clock(now)
-            self._changed()  # the checkpoint writes the clock
+            self.changed()  # the checkpoint writes the clock
 
     def _measure_lag(self, progress: Progress | None) -> None:
         if progress is None or progress.end is None:
@@ -288,7 +288,8 @@ class Partition:
         if clock is not None and clock > self.processor.clock:
             self.processor.advance(clock)
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """The processor has something for a checkpoint."""
         self._settled.clear()
         self._due.set()
 
@@ -302,7 +303,7 @@ class Partition:
             if self.processor.wake_at() is not None:
                 # Whoever comes next goes on from this clock, or a partition that moves often would never see a timer.
                 self.processor.touch_clock()
-                self._changed()
+                self.changed()
             self._hurry.set()
             settled = asyncio.ensure_future(self._settled.wait())
             try:

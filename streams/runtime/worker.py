@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import faust
 import structlog
@@ -26,7 +26,7 @@ from streams.runtime.batches import BatchSchema, BatchTransport
 from streams.runtime.changelog import read_changelog
 from streams.runtime.cluster import check_partition_counts
 from streams.runtime.logs import FAUST_LOGGER
-from streams.runtime.partition import Partition
+from streams.runtime.partition import Observer, Partition
 from streams.runtime.positions import START_ANEW, Found, Names, Start, check_ids, refuse, start_of
 from streams.runtime.recovery import PartitionTableManager, VehicleTable
 from streams.runtime.source import log_bounds
@@ -36,14 +36,15 @@ from streams.runtime.watchdog import Watchdog
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from prometheus_client import CollectorRegistry
+
     from streams.delivery.checkpoint import Destinations
     from streams.runtime.batches import Batch, BatchConsumer
     from streams.runtime.fences import Fence, Fences
-    from streams.runtime.metrics import Metrics
-    from streams.runtime.partition import PartitionProcessor
+    from streams.runtime.partition import CheckpointTaker, PartitionProcessor
     from streams.settings import Topics
 
-__all__ = ["App", "Worker"]
+__all__ = ["App", "Worker", "WorkerMetrics"]
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +60,24 @@ _TICK: Final = 0.25
 _LOOK_EVERY: Final = 10.0
 # A worker that has failed and cannot even stop is ended by force.
 _GRACE: Final = 8.0
+
+
+class WorkerMetrics(Observer, Protocol):
+    """What is told what happens, and shown to whoever asks: :class:`streams.runtime.metrics.Metrics`."""
+
+    registry: CollectorRegistry
+
+    def show(self, worker: Any) -> None:
+        """Show how a worker is when somebody asks."""
+
+    def rebalanced(self) -> None:
+        """Partitions (perhaps none) were assigned."""
+
+    def lost(self, records: int) -> None:
+        """Records of the source are gone, and will not be missed."""
+
+    def recovered(self, records: int, seconds: float) -> None:
+        """Partitions were taken over."""
 
 
 class Worker:
@@ -87,7 +106,7 @@ class Worker:
         new_processor: Callable[[], PartitionProcessor],
         partition_count: int,
         commit_interval: float,
-        metrics: Metrics,
+        metrics: WorkerMetrics,
     ) -> None:
         self.topics = topics
         self.consumer_settings = consumer_settings
@@ -243,7 +262,7 @@ class Worker:
             number: Partition(
                 number,
                 processor,
-                Checkpointer(self._fenced[number].producer, number, self._destinations),
+                self.checkpointer(self._fenced[number], number),
                 start=self.starts[number].offset,
                 interval=self._commit_interval,
                 observer=self.metrics,
@@ -260,6 +279,10 @@ class Worker:
                 _log.warning(start.remark)
             self.metrics.lost(start.lost)
         _log.info("worker ready", partitions=_ranges(self.partitions), generation=generation)
+
+    def checkpointer(self, fence: Fence, number: int) -> CheckpointTaker:
+        """What commits the checkpoints of a partition."""
+        return Checkpointer(fence.producer, number, self._destinations)
 
     async def drain(self) -> None:
         """Commit what has been applied, because partitions are about to be given up; take nothing more."""

@@ -49,13 +49,18 @@ class BrokenStateError(Exception):
     """A stored value that this program cannot take for state: damaged, or written by a newer version."""
 
 
-def seal_value(key: bytes, content: bytes) -> bytes:
-    """Content as a stored value."""
-    return _FRAME.pack(FORMAT_VERSION, crc32(content, crc32(key))) + content
+def seal_value(key: bytes, content: bytes, version: int = FORMAT_VERSION) -> bytes:
+    """Content as a stored value of a format version."""
+    return _FRAME.pack(version, crc32(content, crc32(key))) + content
 
 
-def open_value(key: bytes, value: bytes) -> bytes:
+def open_value(key: bytes, value: bytes, newest: int = FORMAT_VERSION) -> bytes:
     """The content of a stored value.
+
+    Args:
+        key: its key.
+        value: as stored.
+        newest: the newest format version that the caller understands.
 
     Raises:
         BrokenStateError: it is damaged, or its format is newer than this program.
@@ -63,9 +68,9 @@ def open_value(key: bytes, value: bytes) -> bytes:
     if len(value) < FRAME_SIZE:
         raise BrokenStateError(f"the record with key {key!r} is cut short: {len(value)} bytes")
     version, checksum = _FRAME.unpack_from(value)
-    if version > FORMAT_VERSION:
+    if version > newest:
         raise BrokenStateError(
-            f"the record with key {key!r} has format version {version}, and this program reads up to {FORMAT_VERSION}: "
+            f"the record with key {key!r} has format version {version}, and this program reads up to {newest}: "
             "start the newer version of ignition-trips that wrote it (or a later one)"
         )
     content = value[FRAME_SIZE:]

@@ -1,6 +1,6 @@
 """The checkpoint: everything that a source partition puts out, its changed state and its offset, in one transaction.
 
-What goes in, in which order, and why stands in :meth:`Checkpointer.commit`, and nowhere else.
+In which order, and why, stands in :func:`transact`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from streams.records import Output
 
-__all__ = ["BATCH_BYTES", "OFFSET_MARK", "Checkpointer", "Destinations", "partition_for"]
+__all__ = ["BATCH_BYTES", "OFFSET_MARK", "Checkpointer", "Destinations", "partition_for", "transact"]
 
 BATCH_BYTES: Final = 512 * 1024
 """The largest batch that we make: half of the least that a broker takes (1 MiB). 16 KiB, the default, is slow."""
@@ -102,34 +102,11 @@ class Checkpointer:
         Raises:
             KafkaError, AssertionError, InternalError: nothing is committed, and the producer is of no use any more.
         """
-        producer, batches = self._producer, await self._batches(output)
-
-        # 1. Begin. Only now, when everything is ready to be sent: nothing is open between checkpoints, so that a
-        #    worker that is killed seldom leaves a transaction behind, which would hold read-committed readers up.
-        await producer.begin_transaction()
-
-        # 2. Add all partitions at once. While the transaction coordinator still writes down a change of the
-        #    transaction, a broker answers a produce request with NotEnoughReplicas (it verifies that the partition is
-        #    part of the transaction, KIP-890), and the retry costs 100 ms.
-        for topic_partition in batches:
-            producer._txn_manager.maybe_add_partition_to_txn(topic_partition)  # noqa: SLF001 - no public way to it
-
-        # 3. Add the offset, for the same reason before the records.
+        batches = await self._batches(output)
+        offsets = None
         if next_offset is not None:
             offsets = {TopicPartition(*self._source): OffsetAndMetadata(next_offset, OFFSET_MARK)}
-            await producer.send_offsets_to_transaction(offsets, self._to.application_id)
-
-        # 4. Send the records; partitions side by side, the batches of one in order.
-        deliveries = await asyncio.gather(*(self._send(place, builders) for place, builders in batches.items()))
-
-        # 5. Await every delivery. aiokafka commits a transaction although one of its batches has failed.
-        results = await asyncio.gather(*(one for some in deliveries for one in some), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
-        # 6. Commit. From here on it is visible, and the offset stands behind what it led to.
-        await producer.commit_transaction()
+        await transact(self._producer, batches, offsets, self._to.application_id)
         return sum(len(key) + len(value or b"") for key, value in output.changes.items())
 
     async def _batches(self, output: Output) -> dict[TopicPartition, Sequence[Any]]:
@@ -182,7 +159,52 @@ class Checkpointer:
                     raise InternalError(f"A record for {place.topic} does not fit into a batch of its own.")
         return builders
 
-    async def _send(self, place: TopicPartition, builders: Iterable[Any]) -> list[asyncio.Future[Any]]:
-        return [
-            await self._producer.send_batch(builder, place.topic, partition=place.partition) for builder in builders
-        ]
+
+async def transact(
+    producer: AIOKafkaProducer,
+    batches: Mapping[TopicPartition, Sequence[Any]],
+    offsets: Mapping[TopicPartition, OffsetAndMetadata] | None,
+    group: str,
+) -> None:
+    """Send records and commit offsets in one transaction.
+
+    Args:
+        producer: transactional, started, and without an open transaction.
+        batches: aiokafka's batches, made by this producer, in order for each partition.
+        offsets: to be committed with the records; None: none.
+        group: the consumer group whose offsets they are.
+
+    Raises:
+        KafkaError, AssertionError: nothing is committed, and the producer is of no use any more.
+    """
+    # 1. Begin. Only now, when everything is ready to be sent: nothing is open between checkpoints, so that a
+    #    worker that is killed seldom leaves a transaction behind, which would hold read-committed readers up.
+    await producer.begin_transaction()
+
+    # 2. Add all partitions at once. While the transaction coordinator still writes down a change of the
+    #    transaction, a broker answers a produce request with NotEnoughReplicas (it verifies that the partition is
+    #    part of the transaction, KIP-890), and the retry costs 100 ms.
+    for topic_partition in batches:
+        producer._txn_manager.maybe_add_partition_to_txn(topic_partition)  # noqa: SLF001 - no public way to it
+
+    # 3. Add the offset, for the same reason before the records.
+    if offsets is not None:
+        await producer.send_offsets_to_transaction(offsets, group)
+
+    # 4. Send the records; partitions side by side, the batches of one in order.
+    deliveries = await asyncio.gather(*(_send(producer, place, builders) for place, builders in batches.items()))
+
+    # 5. Await every delivery. aiokafka commits a transaction although one of its batches has failed.
+    results = await asyncio.gather(*(one for some in deliveries for one in some), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+    # 6. Commit. From here on it is visible, and the offset stands behind what it led to.
+    await producer.commit_transaction()
+
+
+async def _send(
+    producer: AIOKafkaProducer, place: TopicPartition, builders: Iterable[Any]
+) -> list[asyncio.Future[Any]]:
+    return [await producer.send_batch(builder, place.topic, partition=place.partition) for builder in builders]

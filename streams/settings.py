@@ -110,6 +110,9 @@ class Topics:
     events: str
     trips: str
     changelog: str
+    status_events: str
+    status_requests: str
+    status_changelog: str
 
 
 class Settings(BaseSettings):
@@ -167,6 +170,9 @@ class Settings(BaseSettings):
     events_topic: TopicName = _setting("trip-events", "Every announcement.", f"1 to 200 {_NAME_ALLOWED}", "topics")
     trips_topic: TopicName = _setting(
         "trips", "The latest state of each finished trip; compacted.", f"1 to 200 {_NAME_ALLOWED}", "topics"
+    )
+    status_events_topic: TopicName = _setting(
+        "trip-status-events", "Every change of a planned trip.", f"1 to 200 {_NAME_ALLOWED}", "topics"
     )
     partitions: Annotated[int, Field(ge=1, le=10_000)] = _setting(
         8, "Partitions of the topics that we create.", "a whole number, 1 to 10000", "topics"
@@ -262,6 +268,37 @@ class Settings(BaseSettings):
     )
     http_port: Annotated[int, Field(ge=0, le=65_535)] = _setting(
         8080, "The port of health, readiness and metrics; 0: off.", "a port, 0 to 65535", "worker"
+    )
+
+    # Trip status
+    status_outdated: Literal["error_code", "argument_exception"] = _setting(
+        "error_code",
+        "The answer to an update that is older than the trip's last one: success false with errorCode -3 (HTTP 200), "
+        "or an ArgumentException (HTTP 400).",
+        "one of: error_code, argument_exception",
+        "status",
+    )
+    status_answer_timeout: Annotated[Duration, Field(ge=timedelta(milliseconds=100), le=timedelta(minutes=5))] = (
+        _setting(
+            timedelta(seconds=10),
+            "How long a request waits for its decision before it is answered 503.",
+            f"0.1 s to 5 min ({_DURATION_ALLOWED})",
+            "status",
+        )
+    )
+    status_retention: Annotated[Duration, Field(ge=timedelta(minutes=1))] = _setting(
+        timedelta(days=30),
+        "For how long a planned trip is kept after its last change, and if it is still open after the end of its "
+        "window.",
+        f"1 min or more ({_DURATION_ALLOWED})",
+        "status",
+    )
+    status_trip_memory: Annotated[Duration, Field(ge=timedelta(minutes=1))] = _setting(
+        timedelta(hours=24),
+        "For how long after its last announcement a trip can still be linked to a plan that is accepted late. Memory "
+        "grows with it.",
+        f"1 min or more ({_DURATION_ALLOWED})",
+        "status",
     )
 
     # Security
@@ -370,12 +407,16 @@ class Settings(BaseSettings):
     def _check_topics(self) -> list[tuple[tuple[str, ...], str]]:
         seen: dict[str, str] = {}
         problems: list[tuple[tuple[str, ...], str]] = []
-        for field in ("telemetry_topic", "dead_letters_topic", "late_topic", "events_topic", "trips_topic"):
+        topics = self.topics
+        internal = {topics.changelog, topics.status_requests, topics.status_changelog}
+        for field in (name for name in type(self).model_fields if name.endswith("_topic")):
             name = getattr(self, field)
             if name in seen:
                 problems.append(((seen[name], field), "two topics must not have the same name"))
-            elif self.topic_prefix + name == self.topics.changelog:
+            elif self.topic_prefix + name == topics.changelog:
                 problems.append(((field,), "this is the name of our own changelog topic"))
+            elif self.topic_prefix + name in internal:
+                problems.append(((field,), "this is the name of an internal topic of ours"))
             seen.setdefault(name, field)
         return problems
 
@@ -451,6 +492,11 @@ class Settings(BaseSettings):
         return self.session_timeout.total_seconds()
 
     @property
+    def status_answer_timeout_s(self) -> float:
+        """``status_answer_timeout`` in seconds."""
+        return self.status_answer_timeout.total_seconds()
+
+    @property
     def topics(self) -> Topics:
         """The full names of the topics. The changelog belongs to the application id, whatever the prefix."""
         return Topics(
@@ -460,6 +506,9 @@ class Settings(BaseSettings):
             events=self.topic_prefix + self.events_topic,
             trips=self.topic_prefix + self.trips_topic,
             changelog=f"{self.application_id}-vehicles-changelog",
+            status_events=self.topic_prefix + self.status_events_topic,
+            status_requests=f"{self.application_id}-status-requests",
+            status_changelog=f"{self.application_id}-status-changelog",
         )
 
     def client(self) -> dict[str, Any]:
@@ -581,6 +630,7 @@ _GROUPS: Final = {
     "topics": "Topics",
     "trips": "Trips",
     "worker": "Worker",
+    "status": "Trip status",
     "security": "Security",
 }
 

@@ -1,15 +1,18 @@
 """The topics: what each must be like, creating those that are missing, and naming what differs in those that are there.
 
-==============  =======================  ==============================================================
-topic           cleanup                  otherwise
-==============  =======================  ==============================================================
-telemetry       delete                   the source; its partitions are the unit of work and of state
-dead letters    delete                   room for the source's largest record and our headers
-late            delete                   the same
-events          delete                   every announcement
-trips           compact                  the latest state of each trip
-changelog       compact                  as many partitions as telemetry has: state of one belongs to one
-==============  =======================  ==============================================================
+===============  =======================  ==============================================================
+topic            cleanup                  otherwise
+===============  =======================  ==============================================================
+telemetry        delete                   the source; its partitions are the unit of work and of state
+dead letters     delete                   room for the source's largest record and our headers
+late             delete                   the same
+events           delete                   every announcement
+trips            compact                  the latest state of each trip
+changelog        compact                  as many partitions as telemetry has: state of one belongs to one
+status events    delete                   every change of planned trips
+status requests  delete                   internal: one partition, so that one process decides in one order
+status changes   compact                  internal, the changelog of planned trips: one partition
+===============  =======================  ==============================================================
 """
 
 from __future__ import annotations
@@ -31,7 +34,19 @@ if TYPE_CHECKING:
 
     from streams.settings import Settings
 
-__all__ = ["Found", "TopicReport", "Wanted", "check_topics", "compare", "connect", "create_topics", "wanted_topics"]
+__all__ = [
+    "Found",
+    "TopicReport",
+    "Wanted",
+    "all_topics",
+    "check_topics",
+    "compare",
+    "connect",
+    "create_topics",
+    "describe",
+    "status_topics",
+    "wanted_topics",
+]
 
 _REQUEST_TIMEOUT_MS: Final = 10_000
 _VISIBLE_WITHIN_S: Final = 15.0
@@ -43,13 +58,19 @@ _HEADROOM_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a topic must be like. ``max_message_bytes``: at least; None: whatever it is."""
+    """What a topic must be like.
+
+    Attributes:
+        max_message_bytes: at least; None: whatever it is.
+        fixed: no setting changes its number of partitions.
+    """
 
     name: str
     partitions: int
     replication_factor: int
     cleanup: str
     max_message_bytes: int | None = None
+    fixed: bool = False
 
     def config(self) -> dict[str, str]:
         """Its settings, as a broker takes them."""
@@ -121,7 +142,7 @@ async def _raise_refusal(settings: Settings, error: Exception) -> None:
 
 
 def wanted_topics(settings: Settings, telemetry: Found | None = None) -> list[Wanted]:
-    """What the topics must be like, given what the source is like (None: it will be created)."""
+    """What a worker's topics must be like, given what the source is like (None: it will be created)."""
     topics, replicas = settings.topics, settings.replication_factor
     source_bytes = _DEFAULT_MAX_MESSAGE_BYTES
     source_partitions = settings.partitions
@@ -139,6 +160,21 @@ def wanted_topics(settings: Settings, telemetry: Found | None = None) -> list[Wa
     ]
 
 
+def status_topics(settings: Settings) -> list[Wanted]:
+    """What the topics of the trip status must be like; a worker needs none of them."""
+    topics, replicas = settings.topics, settings.replication_factor
+    return [
+        Wanted(topics.status_events, settings.partitions, replicas, "delete"),
+        Wanted(topics.status_requests, 1, replicas, "delete", fixed=True),
+        Wanted(topics.status_changelog, 1, replicas, "compact", fixed=True),
+    ]
+
+
+def all_topics(settings: Settings, telemetry: Found | None = None) -> list[Wanted]:
+    """The topics of all parts; arguments as of :func:`wanted_topics`."""
+    return [*wanted_topics(settings, telemetry), *status_topics(settings)]
+
+
 def compare(wanted: Wanted, found: Found, *, is_telemetry: bool = False, is_changelog: bool = False) -> list[str]:
     """What differs and what to do about it, a sentence each."""
     differs = []
@@ -148,6 +184,11 @@ def compare(wanted: Wanted, found: Found, *, is_telemetry: bool = False, is_chan
                 f"it has {found.partitions} partitions, but telemetry has {wanted.partitions}, and the state of one "
                 "belongs to one: give telemetry its old number again, or start anew with another TRIPS_APPLICATION_ID "
                 "and a TRIPS_REVISION_BASE above every published revision (`trips check` names it)"
+            )
+        elif wanted.fixed:
+            what = (
+                f"it has {found.partitions} partitions, and must have {wanted.partitions}: delete it, and create it "
+                "with `trips topics create`"
             )
         else:
             what = f"it has {found.partitions} partitions, not {wanted.partitions}: set TRIPS_PARTITIONS to its number"
@@ -191,14 +232,14 @@ async def create_topics(settings: Settings) -> list[TopicReport]:
     Raises:
         ClusterError: the cluster does not answer, or refuses.
     """
-    names = [topic.name for topic in wanted_topics(settings)]
+    names = [topic.name for topic in all_topics(settings)]
     created: set[str] = set()
     async with connect(settings) as admin:
         # The source first: what the others must be like depends on what it is like, also if it is created elsewhere
         # at this very moment.
         for step in (names[:1], names[1:]):
             found = await describe(admin, names)
-            wanted = wanted_topics(settings, found.get(settings.topics.telemetry))
+            wanted = all_topics(settings, found.get(settings.topics.telemetry))
             created |= await _create(admin, [one for one in wanted if one.name in step and one.name not in found])
             await _until_visible(admin, step)
         return await _report(admin, settings, created)
@@ -261,9 +302,9 @@ async def _until_visible(admin: AIOKafkaAdminClient, names: Iterable[str]) -> No
 
 
 async def _report(admin: AIOKafkaAdminClient, settings: Settings, created: Iterable[str]) -> list[TopicReport]:
-    found = await describe(admin, [topic.name for topic in wanted_topics(settings)])
+    found = await describe(admin, [topic.name for topic in all_topics(settings)])
     reports = []
-    for wanted in wanted_topics(settings, found.get(settings.topics.telemetry)):
+    for wanted in all_topics(settings, found.get(settings.topics.telemetry)):
         there = found.get(wanted.name)
         if there is None:
             reports.append(TopicReport(wanted.name, "missing", ("create it with `trips topics create`",)))

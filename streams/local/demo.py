@@ -32,7 +32,7 @@ from streams.local.guarded import Guarded
 from streams.local.replay import Paced, pace, replay
 from streams.local.show import Story, View, choose_view
 from streams.local.tail import open_topic, read_to_end
-from streams.topics import connect, create_topics, wanted_topics
+from streams.topics import all_topics, connect, create_topics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
@@ -294,4 +294,4 @@ async def _first_failure(work: Coroutine[Any, Any, None], *watchers: asyncio.Tas
 
 async def _delete_topics(settings: Settings) -> None:
     async with connect(settings) as admin:
-        await admin.delete_topics([topic.name for topic in wanted_topics(settings)])
+        await admin.delete_topics([topic.name for topic in all_topics(settings)])

@@ -9,6 +9,7 @@ keys are the names of the fields below. Secrets are kept as such: no message, lo
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import ssl
@@ -86,6 +87,28 @@ def _check_servers(value: str) -> str:
     return ",".join(servers)
 
 
+_HOST: Final = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,62}))*")
+
+
+def _check_places(value: str) -> str:
+    places = [place.strip() for place in value.split(",") if place.strip()]
+    for place in places:
+        try:
+            ipaddress.ip_network(place)
+        except ValueError:
+            # Digits and dots alone are an address that is misspelt, and no name.
+            if _HOST.fullmatch(place) is None or re.fullmatch(r"[0-9./:]+", place):
+                raise ValueError("neither a network nor a host") from None
+    return ",".join(places)
+
+
+def _check_ports(value: str) -> str:
+    ports = [port.strip() for port in value.split(",") if port.strip()]
+    if not all(port.isdecimal() and 1 <= int(port) <= 65_535 for port in ports):
+        raise ValueError("not ports")
+    return ",".join(ports)
+
+
 Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
 Servers = Annotated[str, AfterValidator(_check_servers)]
 # A topic's name has at most 249 characters; "-vehicles-changelog" and the names below need their share.
@@ -113,6 +136,10 @@ class Topics:
     status_events: str
     status_requests: str
     status_changelog: str
+    push_dead_letters: str
+    push_subscriptions: str
+    push_requests: str
+    push_changelog: str
 
 
 class Settings(BaseSettings):
@@ -173,6 +200,12 @@ class Settings(BaseSettings):
     )
     status_events_topic: TopicName = _setting(
         "trip-status-events", "Every change of a planned trip.", f"1 to 200 {_NAME_ALLOWED}", "topics"
+    )
+    push_dead_letters_topic: TopicName = _setting(
+        "trip-push-dead-letters",
+        "Pushes that were given up, with their history.",
+        f"1 to 200 {_NAME_ALLOWED}",
+        "topics",
     )
     partitions: Annotated[int, Field(ge=1, le=10_000)] = _setting(
         8, "Partitions of the topics that we create.", "a whole number, 1 to 10000", "topics"
@@ -301,6 +334,48 @@ class Settings(BaseSettings):
         "status",
     )
 
+    # Push
+    push_file: Path | None = _setting(
+        None,
+        "Subscriptions and tenants, read by `trips push worker` when it starts and whenever it changes.",
+        "a TOML or JSON file",
+        "push",
+    )
+    push_secrets_folder: Path = _setting(
+        Path("/run/secrets"), "Where the files are that subscriptions may name as `file:NAME`.", "a folder", "push"
+    )
+    push_allowed_networks: Annotated[str, AfterValidator(_check_places)] = _setting(
+        "",
+        "Where pushes may go although it is not public, also without TLS and to any port.",
+        "networks such as 10.1.0.0/16, addresses and host names, separated by commas",
+        "push",
+    )
+    push_allowed_ports: Annotated[str, AfterValidator(_check_ports)] = _setting(
+        "443,8443", "The ports that pushes may go to elsewhere.", "ports, separated by commas", "push"
+    )
+    push_ssl_cafile: Path | None = _setting(
+        None, "Certificates (PEM) that endpoints are trusted by, besides the system's.", "a readable PEM file", "push"
+    )
+    push_retry_scale: Annotated[float, Field(gt=0, le=1)] = _setting(
+        1.0,
+        "The times between attempts are multiplied by this: less than 1 is for demonstrations and tests.",
+        "a number, more than 0 and at most 1",
+        "push",
+    )
+    push_max_waiting: Annotated[int, Field(ge=1, le=10_000_000)] = _setting(
+        100_000,
+        "How many deliveries of one subscription may wait in one partition; what comes on top goes to the dead "
+        "letters. Memory grows with it.",
+        "a whole number, 1 to 10000000",
+        "push",
+    )
+    push_http_port: Annotated[int, Field(ge=0, le=65_535)] = _setting(
+        8081,
+        "The port of health, readiness and metrics of `trips push worker`; 0: off.",
+        "a port, 0 to 65535",
+        "push",
+    )
+
     # Security
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = _setting(
         "PLAINTEXT",
@@ -408,7 +483,14 @@ class Settings(BaseSettings):
         seen: dict[str, str] = {}
         problems: list[tuple[tuple[str, ...], str]] = []
         topics = self.topics
-        internal = {topics.changelog, topics.status_requests, topics.status_changelog}
+        internal = {
+            topics.changelog,
+            topics.status_requests,
+            topics.status_changelog,
+            topics.push_subscriptions,
+            topics.push_requests,
+            topics.push_changelog,
+        }
         for field in (name for name in type(self).model_fields if name.endswith("_topic")):
             name = getattr(self, field)
             if name in seen:
@@ -509,7 +591,16 @@ class Settings(BaseSettings):
             status_events=self.topic_prefix + self.status_events_topic,
             status_requests=f"{self.application_id}-status-requests",
             status_changelog=f"{self.application_id}-status-changelog",
+            push_dead_letters=self.topic_prefix + self.push_dead_letters_topic,
+            push_subscriptions=f"{self.push_application_id}-subscriptions",
+            push_requests=f"{self.push_application_id}-requests",
+            push_changelog=f"{self.push_application_id}-changelog",
         )
+
+    @property
+    def push_application_id(self) -> str:
+        """Consumer group of the push workers, and prefix of their internal topics and transactional ids."""
+        return f"{self.application_id}-push"
 
     def client(self) -> dict[str, Any]:
         """The keyword arguments that aiokafka's consumer, producer and admin client have in common."""
@@ -631,6 +722,7 @@ _GROUPS: Final = {
     "trips": "Trips",
     "worker": "Worker",
     "status": "Trip status",
+    "push": "Push",
     "security": "Security",
 }
 

@@ -12,6 +12,10 @@ changelog        compact                  as many partitions as telemetry has: s
 status events    delete                   every change of planned trips
 status requests  delete                   internal: one partition, so that one process decides in one order
 status changes   compact                  internal, the changelog of planned trips: one partition
+push letters     delete                   pushes that were given up
+push requests    delete                   internal: what is to be pushed again; one partition
+subscriptions    compact                  internal: one partition, so that they are changed in one order
+push changelog   compact                  internal, the deliveries: the partitions of the events
 ===============  =======================  ==============================================================
 """
 
@@ -44,6 +48,7 @@ __all__ = [
     "connect",
     "create_topics",
     "describe",
+    "push_topics",
     "status_topics",
     "wanted_topics",
 ]
@@ -170,9 +175,26 @@ def status_topics(settings: Settings) -> list[Wanted]:
     ]
 
 
-def all_topics(settings: Settings, telemetry: Found | None = None) -> list[Wanted]:
-    """The topics of all parts; arguments as of :func:`wanted_topics`."""
-    return [*wanted_topics(settings, telemetry), *status_topics(settings)]
+def push_topics(settings: Settings, events: Found | None = None) -> list[Wanted]:
+    """What the topics of pushes must be like, given what the events are like (None: they will be created)."""
+    topics, replicas = settings.topics, settings.replication_factor
+    largest = _DEFAULT_MAX_MESSAGE_BYTES
+    partitions = settings.partitions
+    if events is not None:
+        largest = int(events.config.get("max.message.bytes", largest))
+        partitions = events.partitions
+    largest += _HEADROOM_BYTES
+    return [
+        Wanted(topics.push_dead_letters, settings.partitions, replicas, "delete", largest),
+        Wanted(topics.push_requests, 1, replicas, "delete", largest, fixed=True),
+        Wanted(topics.push_subscriptions, 1, replicas, "compact", fixed=True),
+        Wanted(topics.push_changelog, partitions, replicas, "compact", largest, fixed=True),
+    ]
+
+
+def all_topics(settings: Settings, telemetry: Found | None = None, events: Found | None = None) -> list[Wanted]:
+    """The topics of all parts, given what the source and the events are like (None: they will be created)."""
+    return [*wanted_topics(settings, telemetry), *status_topics(settings), *push_topics(settings, events)]
 
 
 def compare(wanted: Wanted, found: Found, *, is_telemetry: bool = False, is_changelog: bool = False) -> list[str]:
@@ -235,11 +257,12 @@ async def create_topics(settings: Settings) -> list[TopicReport]:
     names = [topic.name for topic in all_topics(settings)]
     created: set[str] = set()
     async with connect(settings) as admin:
-        # The source first: what the others must be like depends on what it is like, also if it is created elsewhere
-        # at this very moment.
-        for step in (names[:1], names[1:]):
+        # The source first, the deliveries' changelog last: what they must be like depends on what others are like, also
+        # if those are created elsewhere at this very moment.
+        last = settings.topics.push_changelog
+        for step in (names[:1], [name for name in names[1:] if name != last], [last]):
             found = await describe(admin, names)
-            wanted = all_topics(settings, found.get(settings.topics.telemetry))
+            wanted = all_topics(settings, found.get(settings.topics.telemetry), found.get(settings.topics.events))
             created |= await _create(admin, [one for one in wanted if one.name in step and one.name not in found])
             await _until_visible(admin, step)
         return await _report(admin, settings, created)
@@ -304,7 +327,8 @@ async def _until_visible(admin: AIOKafkaAdminClient, names: Iterable[str]) -> No
 async def _report(admin: AIOKafkaAdminClient, settings: Settings, created: Iterable[str]) -> list[TopicReport]:
     found = await describe(admin, [topic.name for topic in all_topics(settings)])
     reports = []
-    for wanted in all_topics(settings, found.get(settings.topics.telemetry)):
+    telemetry, events = found.get(settings.topics.telemetry), found.get(settings.topics.events)
+    for wanted in all_topics(settings, telemetry, events):
         there = found.get(wanted.name)
         if there is None:
             reports.append(TopicReport(wanted.name, "missing", ("create it with `trips topics create`",)))

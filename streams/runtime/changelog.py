@@ -36,6 +36,7 @@ async def read_changelog(
     partitions: Iterable[int],
     settings: Mapping[str, Any],
     take: Callable[[int, Sequence[Any]], None],
+    anew: str = START_ANEW,
 ) -> int:
     """Read partitions of a changelog from their beginning to their end.
 
@@ -44,6 +45,7 @@ async def read_changelog(
         partitions: which ones.
         settings: keyword arguments for the consumer: where the cluster is.
         take: called with a partition and its next records, in order.
+        anew: what to do where records are missing, for the message.
 
     Returns:
         How many records there were.
@@ -64,7 +66,7 @@ async def read_changelog(
     )
     count = 0
     try:
-        left, positions = await _begin(consumer, topic, places)
+        left, positions = await _begin(consumer, topic, places, anew)
         moved = time.monotonic()
         while left:
             fetched = await _fetch(consumer, topic)
@@ -86,7 +88,7 @@ async def read_changelog(
 
 
 async def _begin(
-    consumer: AIOKafkaConsumer, topic: str, places: Sequence[TopicPartition]
+    consumer: AIOKafkaConsumer, topic: str, places: Sequence[TopicPartition], anew: str
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
     """Set positions to the beginnings; returns the ends of what there is to be read, and the positions."""
     try:
@@ -105,7 +107,7 @@ async def _begin(
             raise StateError(
                 f"{topic} partition {place.partition} begins at offset {begin}: records have been deleted from it "
                 "(by kafka-delete-records.sh, or by a cleanup.policy with delete), and state is missing. Set its "
-                f"cleanup.policy to compact, and {START_ANEW}."
+                f"cleanup.policy to compact, and {anew}."
             )
         consumer.seek(place, begin)
     left = {place: end for place, end in ends.items() if end > begins[place]}

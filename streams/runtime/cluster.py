@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from streams.settings import Settings, Topics
 
-__all__ = ["Cluster", "check_partition_counts", "look_at_cluster"]
+__all__ = ["Cluster", "check_partition_counts", "find_topics", "look_at_cluster", "max_bytes"]
 
 _log = structlog.get_logger(__name__)
 
@@ -52,7 +52,23 @@ async def look_at_cluster(settings: Settings, patience: float = _PATIENCE) -> Cl
         RefusedError: a broker does not let us in; at once.
         ClusterError: it does not answer, a topic is missing, or partition counts differ. One line.
     """
-    topics, names = settings.topics, [topic.name for topic in wanted_topics(settings)]
+    topics = settings.topics
+    names = [topic.name for topic in wanted_topics(settings)]
+    found = await find_topics(settings, names, patience)
+    check_partition_counts(topics, found[topics.telemetry].partitions, found[topics.changelog].partitions)
+    return Cluster(
+        partitions=found[topics.telemetry].partitions,
+        max_bytes={name: max_bytes(found[name]) for name in names if name != topics.telemetry},
+    )
+
+
+async def find_topics(settings: Settings, names: list[str], patience: float = _PATIENCE) -> dict[str, Found]:
+    """Wait until the cluster answers, and look these topics up.
+
+    Raises:
+        RefusedError: a broker does not let us in; at once.
+        ClusterError: it does not answer, or a topic is missing. One line.
+    """
     found = await _find(settings, names, patience)
     missing = [name for name in names if name not in found]
     if missing:
@@ -61,11 +77,7 @@ async def look_at_cluster(settings: Settings, patience: float = _PATIENCE) -> Cl
             f"{', '.join(missing)}. `trips topics create` creates what is missing. (Topics that we may not Describe "
             "look missing, too.)"
         )
-    check_partition_counts(topics, found[topics.telemetry].partitions, found[topics.changelog].partitions)
-    return Cluster(
-        partitions=found[topics.telemetry].partitions,
-        max_bytes={name: _max_bytes(found[name]) for name in names if name != topics.telemetry},
-    )
+    return found
 
 
 def check_partition_counts(topics: Topics, telemetry: int, changelog: int) -> None:
@@ -100,5 +112,6 @@ async def _find(settings: Settings, names: list[str], patience: float) -> dict[s
         await asyncio.sleep(_BETWEEN_TRIES)
 
 
-def _max_bytes(topic: Found) -> int:
+def max_bytes(topic: Found) -> int:
+    """Its ``max.message.bytes``."""
     return int(topic.config.get("max.message.bytes", _DEFAULT_MAX_BYTES))

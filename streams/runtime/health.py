@@ -23,7 +23,9 @@ _log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def serve_health(worker: Worker, host: str, port: int) -> AsyncIterator[None]:
+async def serve_health(
+    worker: Worker, host: str, port: int, *, variable: str = "TRIPS_HTTP_PORT"
+) -> AsyncIterator[None]:
     """Serve ``/health/live``, ``/health/ready`` and ``/metrics`` for as long as the block lasts.
 
     Live: the event loop turns, and nothing has failed. Ready: partitions are assigned (perhaps none: there are more
@@ -33,6 +35,7 @@ async def serve_health(worker: Worker, host: str, port: int) -> AsyncIterator[No
         worker: whose health.
         host: the address to listen on.
         port: 0: serve nothing.
+        variable: the setting that the port is from.
 
     Raises:
         SettingsError: the port is taken, or the address is not ours.
@@ -64,7 +67,7 @@ async def serve_health(worker: Worker, host: str, port: int) -> AsyncIterator[No
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else error
             raise SettingsError(
-                [f"TRIPS_HTTP_PORT={port}: cannot listen on {host}:{port} ({reason}). Choose another, or 0 for none."]
+                [f"{variable}={port}: cannot listen on {host}:{port} ({reason}). Choose another, or 0 for none."]
             ) from None
         _log.info("serving health and metrics", url=f"http://{host}:{port}")
         yield

@@ -32,6 +32,8 @@ class Names(NamedTuple):
     application_id: str
     telemetry: str
     changelog: str
+    anew: str = START_ANEW
+    """What to do where nothing else helps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,7 @@ def _without_state(partition: int, names: Names, found: Found, *, empty: bool) -
         raise StateError(
             f"{names.changelog} partition {partition} holds no state, but the group {names.application_id} has "
             f"committed offset {found.committed} of {names.telemetry} together with some: the changelog has been "
-            f"deleted or cut off. To go on, {START_ANEW}."
+            f"deleted or cut off. To go on, {names.anew}."
         )
     _check_end(partition, names, found.committed, found, "the group has committed")
     if found.committed < found.begin:
@@ -128,7 +130,7 @@ def _with_state(partition: int, names: Names, next_offset: int, found: Found) ->
         recorded=False,
         remark=(
             f"{names.telemetry} partition {partition}: the group {names.application_id} {what}, but the state goes on "
-            f"from offset {next_offset}, and that is what counts. To process records again, {START_ANEW}"
+            f"from offset {next_offset}, and that is what counts. To process records again, {names.anew}"
         ),
     )
 
@@ -138,7 +140,7 @@ def _check_end(partition: int, names: Names, offset: int, found: Found, who: str
         raise ClusterError(
             f"{names.telemetry} partition {partition} ends at offset {found.end}, but {who} {offset}: the topic has "
             "been created anew or cut off, or brokers have lost records. Send what is missing again, and "
-            f"{START_ANEW}."
+            f"{names.anew}."
         )
 
 
@@ -172,12 +174,12 @@ def check_ids(names: Names, state: Standing, ids: dict[str, bytes], *, where: st
         raise ClusterError(
             f"{names.telemetry}{where} is not the topic that the state in {names.changelog} was made from (up to "
             f"offset {state.next_offset}): it has been deleted and created anew. Put the telemetry since the start "
-            f"of the oldest trip that was on into it, and {START_ANEW}."
+            f"of the oldest trip that was on into it, and {names.anew}."
         )
     if changelog is not None and state.changelog_id not in (None, changelog):
         raise StateError(
             f"{names.changelog}{where} is not the topic that its state was written to: it has been deleted and created "
-            f"anew, and what it holds may not be whole. To go on, {START_ANEW}."
+            f"anew, and what it holds may not be whole. To go on, {names.anew}."
         )
 
 

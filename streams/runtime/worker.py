@@ -93,6 +93,7 @@ class Worker:
         partition_count: how many partitions the state is of.
         commit_interval: seconds.
         metrics: are told what happens.
+        anew: what to do where nothing else helps, for the messages.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Worker:
         partition_count: int,
         commit_interval: float,
         metrics: WorkerMetrics,
+        anew: str = START_ANEW,
     ) -> None:
         self.topics = topics
         self.consumer_settings = consumer_settings
@@ -128,7 +130,7 @@ class Worker:
         self._partition_count = partition_count
         self._generation: int | None = None
         self._consumer: BatchConsumer | None = None
-        self._names = Names(destinations.application_id, topics.telemetry, topics.changelog)
+        self._names = Names(destinations.application_id, topics.telemetry, topics.changelog, anew)
         self._look: asyncio.Task[None] | None = None
         self._looked = 0.0
         # Processors whose state is exactly what is committed: recovered and not yet open, or drained.
@@ -182,13 +184,14 @@ class Worker:
             sorted(unknown),
             self._client,
             lambda partition, records: self._restore(partition, unknown[partition], records),
+            self._names.anew,
         )
         for number, processor in unknown.items():
             try:
                 processor.restored()
             except StateError as error:
                 raise StateError(
-                    f"{self.topics.changelog} partition {number}: {error}. To go on, {START_ANEW}."
+                    f"{self.topics.changelog} partition {number}: {error}. To go on, {self._names.anew}."
                 ) from error
 
         # 4. Find out where each goes on in the source. Only now: it is for good since the fence.

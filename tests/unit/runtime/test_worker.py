@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,11 +17,9 @@ from streams.runtime.metrics import Metrics
 from streams.runtime.positions import Start
 from streams.runtime.source import Bounds
 from streams.runtime.worker import Worker, explain
-from streams.settings import Topics
+from streams.settings import Settings
 
-TOPICS = Topics(
-    telemetry="telemetry", dead_letters="dead", late="late", events="events", trips="trips", changelog="changelog"
-)
+TOPICS = replace(Settings.given().topics, telemetry="telemetry", changelog="changelog")
 
 
 class Processor:
@@ -112,7 +111,7 @@ def changelog(monkeypatch):
     """What is in the changelog, by partition; and which of them were read."""
     content, reads = {}, []
 
-    async def read_changelog(topic, partitions, settings, take):
+    async def read_changelog(topic, partitions, settings, take, anew):
         reads.append(list(partitions))
         for number in partitions:
             records = [

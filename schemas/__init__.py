@@ -14,6 +14,7 @@ from schemas.announcements import (
     TripStarted,
     read_announcement,
 )
+from schemas.commands import DeleteTrip
 from schemas.headers import AnnouncementHeaders, DeadLetterHeaders, LateHeaders
 from schemas.telemetry import Telemetry, TelemetryEnvelope
 
@@ -21,6 +22,7 @@ __all__ = [
     "Announcement",
     "AnnouncementHeaders",
     "DeadLetterHeaders",
+    "DeleteTrip",
     "LateHeaders",
     "Telemetry",
     "TelemetryEnvelope",

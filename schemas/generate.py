@@ -18,6 +18,7 @@ from schemas.announcements import (
     TripMetricsReady,
     TripStarted,
 )
+from schemas.commands import DeleteTrip
 from schemas.headers import AnnouncementHeaders, DeadLetterHeaders, LateHeaders
 from schemas.telemetry import Telemetry, TelemetryEnvelope
 
@@ -41,6 +42,7 @@ _SCHEMAS: Final[dict[str, type[BaseModel]]] = {
     "trip-metrics-ready": TripMetricsReady,
     "trip-discarded": TripDiscarded,
     "trip-deleted": TripDeleted,
+    "delete-trip": DeleteTrip,
     "announcement-headers": AnnouncementHeaders,
     "dead-letter-headers": DeadLetterHeaders,
     "late-headers": LateHeaders,
@@ -138,7 +140,10 @@ _MESSAGES: Final[dict[str, _Message]] = {
     "LatestTrip": _Message(
         TripDataReady, AnnouncementHeaders, _TRIP, "The latest TripDataReady of a trip; without a value: no such trip"
     ),
-    "DeadLetter": _Message(None, DeadLetterHeaders, _AS_CAME, "Telemetry that could not be used, or not all of it"),
+    "DeleteTrip": _Message(DeleteTrip, None, _VEHICLE, "A trip is to be deleted"),
+    "DeadLetter": _Message(
+        None, DeadLetterHeaders, _AS_CAME, "Telemetry that could not be used, or not all of it; a refused command"
+    ),
     "LateTelemetry": _Message(None, LateHeaders, _AS_CAME, "Telemetry behind the correction horizon"),
 }
 
@@ -147,6 +152,13 @@ _CHANNELS: Final[dict[str, _Channel]] = {
         "vehicle-telemetry",
         "What vehicles tell. All records of a vehicle must be in one partition.",
         ("Telemetry", "TelemetryEnvelope"),
+        "delete",
+        ours_to_send=False,
+    ),
+    "tripCommands": _Channel(
+        "trip-commands",
+        "What is to be done with trips. A command is in the partition of the same number as its vehicle's telemetry.",
+        ("DeleteTrip",),
         "delete",
         ours_to_send=False,
     ),
@@ -168,7 +180,8 @@ _CHANNELS: Final[dict[str, _Channel]] = {
     ),
     "deadLetters": _Channel(
         "vehicle-telemetry-dead-letters",
-        "Records that could not be used, whole or in part: as they came, with the reasons in headers.",
+        "Records of telemetry that could not be used, whole or in part, and commands that were refused: as they came, "
+        "with the reasons in headers.",
         ("DeadLetter",),
         "delete",
         ours_to_send=True,

@@ -51,6 +51,12 @@ class AnnouncementHeaders(_Headers):
     traceparent: str | None = Field(
         None, description="W3C Trace Context of the telemetry record that brought this revision, if it had one."
     )
+    partition: Annotated[str, Field(pattern="^[0-9]+$")] | None = Field(
+        None,
+        alias="ignition-trips.partition",
+        description="The partition of the source that the vehicle is in. Commands about the trip go to that one of "
+        "trip-commands. Older announcements do not have it.",
+    )
 
 
 class _Errors(_Headers):
@@ -73,7 +79,10 @@ class _Errors(_Headers):
 
 
 class DeadLetterHeaders(_Errors):
-    """Of a record in ``vehicle-telemetry-dead-letters``; key, value and other headers are as they came."""
+    """Of a record in ``vehicle-telemetry-dead-letters``: telemetry, or a refused command.
+
+    Key, value and other headers are as they came.
+    """
 
     reason: str = Field(
         alias="__connect.errors.exception.class.name",

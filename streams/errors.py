@@ -8,6 +8,7 @@
       ClusterError          the cluster's: away, a topic missing or different     exit code 1
         RefusedError        it answers, but does not want us: waiting is no help  exit code 1
       StateError            stored state that cannot be read, or is newer         exit code 1
+      UnknownTripError      there is no such trip                                 exit code 1
       InternalError         ours                                                  exit code 1
 
 The message is for the person at the terminal: whole sentences, no traceback needed. A record that is wrong is no
@@ -21,7 +22,16 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ClusterError", "InternalError", "RefusedError", "SettingsError", "StateError", "TripsError", "UsageError"]
+__all__ = [
+    "ClusterError",
+    "InternalError",
+    "RefusedError",
+    "SettingsError",
+    "StateError",
+    "TripsError",
+    "UnknownTripError",
+    "UsageError",
+]
 
 
 class TripsError(Exception):
@@ -62,6 +72,10 @@ class RefusedError(ClusterError):
 
 class StateError(TripsError):
     """Stored state that cannot be read: damaged, or written by a newer version."""
+
+
+class UnknownTripError(TripsError):
+    """There is no such trip: nothing was announced about it, or nothing that is still there."""
 
 
 class InternalError(TripsError):

@@ -128,6 +128,7 @@ class Topics:
     """The full names of the topics."""
 
     telemetry: str
+    commands: str
     dead_letters: str
     late: str
     events: str
@@ -184,6 +185,12 @@ class Settings(BaseSettings):
     )
     telemetry_topic: TopicName = _setting(
         "vehicle-telemetry", "The source: telemetry messages.", f"1 to 200 {_NAME_ALLOWED}", "topics"
+    )
+    commands_topic: TopicName = _setting(
+        "trip-commands",
+        "What is to be done with trips: their deletion. As many partitions as the source has.",
+        f"1 to 200 {_NAME_ALLOWED}",
+        "topics",
     )
     dead_letters_topic: TopicName = _setting(
         "vehicle-telemetry-dead-letters",
@@ -583,6 +590,7 @@ class Settings(BaseSettings):
         """The full names of the topics. The changelog belongs to the application id, whatever the prefix."""
         return Topics(
             telemetry=self.topic_prefix + self.telemetry_topic,
+            commands=self.topic_prefix + self.commands_topic,
             dead_letters=self.topic_prefix + self.dead_letters_topic,
             late=self.topic_prefix + self.late_topic,
             events=self.topic_prefix + self.events_topic,

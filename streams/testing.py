@@ -164,7 +164,7 @@ class TripsTestDriver:
             self._publish(topics.late, late_letter(late, source, _LETTER_BYTES))
         ce_source = f"/ignition-trips/{self.settings.application_id}".encode()
         for announcement in output.announcements:
-            event, trip = announcement_messages(announcement, ce_source)
+            event, trip = announcement_messages(announcement, ce_source, 0)
             self._publish(topics.events, event)
             if trip is None:
                 continue

@@ -4,6 +4,7 @@
 topic            cleanup                  otherwise
 ===============  =======================  ==============================================================
 telemetry        delete                   the source; its partitions are the unit of work and of state
+commands         delete                   kept for ever; as many partitions as telemetry has, at least
 dead letters     delete                   room for the source's largest record and our headers
 late             delete                   the same
 events           delete                   every announcement
@@ -57,6 +58,7 @@ _REQUEST_TIMEOUT_MS: Final = 10_000
 _VISIBLE_WITHIN_S: Final = 15.0
 # Kafka's own, for a topic that does not say otherwise and that we may not ask.
 _DEFAULT_MAX_MESSAGE_BYTES: Final = 1_048_588
+_FOR_EVER: Final = -1
 # A dead letter is the record as it was and our headers: what was wrong with each property can be long.
 _HEADROOM_BYTES: Final = 64 * 1024
 
@@ -67,6 +69,7 @@ class Wanted:
 
     Attributes:
         max_message_bytes: at least; None: whatever it is.
+        retention_ms: just this; None: whatever it is.
         fixed: no setting changes its number of partitions.
     """
 
@@ -76,12 +79,15 @@ class Wanted:
     cleanup: str
     max_message_bytes: int | None = None
     fixed: bool = False
+    retention_ms: int | None = None
 
     def config(self) -> dict[str, str]:
         """Its settings, as a broker takes them."""
         config = {"cleanup.policy": self.cleanup}
         if self.max_message_bytes is not None:
             config["max.message.bytes"] = str(self.max_message_bytes)
+        if self.retention_ms is not None:
+            config["retention.ms"] = str(self.retention_ms)
         return config
 
 
@@ -157,6 +163,8 @@ def wanted_topics(settings: Settings, telemetry: Found | None = None) -> list[Wa
     letters = source_bytes + _HEADROOM_BYTES
     return [
         Wanted(topics.telemetry, settings.partitions, replicas, "delete"),
+        # A worker that starts anew reads what is to stay deleted from it: however old, a command is still good.
+        Wanted(topics.commands, source_partitions, replicas, "delete", retention_ms=_FOR_EVER),
         Wanted(topics.dead_letters, settings.partitions, replicas, "delete", letters),
         Wanted(topics.late, settings.partitions, replicas, "delete", letters),
         Wanted(topics.events, settings.partitions, replicas, "delete"),
@@ -197,10 +205,23 @@ def all_topics(settings: Settings, telemetry: Found | None = None, events: Found
     return [*wanted_topics(settings, telemetry), *status_topics(settings), *push_topics(settings, events)]
 
 
-def compare(wanted: Wanted, found: Found, *, is_telemetry: bool = False, is_changelog: bool = False) -> list[str]:
+def compare(
+    wanted: Wanted,
+    found: Found,
+    *,
+    is_telemetry: bool = False,
+    is_changelog: bool = False,
+    is_commands: bool = False,
+) -> list[str]:
     """What differs and what to do about it, a sentence each."""
     differs = []
-    if found.partitions != wanted.partitions:
+    if is_commands:
+        if found.partitions < wanted.partitions:
+            differs.append(
+                f"it has {found.partitions} partitions, but telemetry has {wanted.partitions}, and a command is read "
+                "with the partition of its vehicle: add partitions to it"
+            )
+    elif found.partitions != wanted.partitions:
         if is_changelog:
             what = (
                 f"it has {found.partitions} partitions, but telemetry has {wanted.partitions}, and the state of one "
@@ -228,6 +249,9 @@ def compare(wanted: Wanted, found: Found, *, is_telemetry: bool = False, is_chan
     largest = int(found.config.get("max.message.bytes", wanted.max_message_bytes or 0))
     if wanted.max_message_bytes is not None and largest < wanted.max_message_bytes:
         differs.append(_alter(wanted.name, "max.message.bytes", str(largest), str(wanted.max_message_bytes)))
+    kept = int(found.config.get("retention.ms", wanted.retention_ms or 0))
+    if wanted.retention_ms is not None and kept != wanted.retention_ms:
+        differs.append(_alter(wanted.name, "retention.ms", str(kept), str(wanted.retention_ms)))
     return differs
 
 
@@ -338,6 +362,7 @@ async def _report(admin: AIOKafkaAdminClient, settings: Settings, created: Itera
             there,
             is_telemetry=wanted.name == settings.topics.telemetry,
             is_changelog=wanted.name == settings.topics.changelog,
+            is_commands=wanted.name == settings.topics.commands,
         )
         if differs:
             reports.append(TopicReport(wanted.name, "differs", tuple(differs)))

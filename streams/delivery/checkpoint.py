@@ -115,7 +115,7 @@ class Checkpointer:
         if output.announcements:
             events, trips = await self._partitions(to.events), await self._partitions(to.trips)
             for announcement in output.announcements:
-                event, trip = announcement_messages(announcement, self._ce_source)
+                event, trip = announcement_messages(announcement, self._ce_source, self._source.partition)
                 messages[self._place(to.events, event.key, events)].append(event)
                 if trip is not None:
                     messages[self._place(to.trips, trip.key, trips)].append(trip)

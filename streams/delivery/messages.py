@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HEADER_ORIGINAL_SIZE",
     "HEADER_PARTIAL",
+    "HEADER_PARTITION",
     "HEADER_REASONS",
     "Headers",
     "Message",
@@ -40,6 +41,9 @@ HEADER_REASONS: Final = "ignition-trips.reasons"
 HEADER_ORIGINAL_SIZE: Final = "ignition-trips.original-size"
 """How many bytes the value had. Fewer are left: it did not fit and is cut short. The whole is at the source offset."""
 
+HEADER_PARTITION: Final = "ignition-trips.partition"
+"""Of an announcement: the partition of the source that its vehicle is in. Commands about the trip go to that one."""
+
 # Kafka's batch header is 61 bytes; each record adds lengths and deltas of at most 5 bytes each.
 _BATCH_OVERHEAD: Final = 61
 _VARINT: Final = 5
@@ -62,14 +66,18 @@ class Message(NamedTuple):
     headers: Headers
 
 
-def announcement_messages(announcement: Announcement, ce_source: bytes) -> tuple[Message, Message | None]:
+def announcement_messages(
+    announcement: Announcement, ce_source: bytes, partition: int
+) -> tuple[Message, Message | None]:
     """The record for ``trip-events``, and the one for ``trips`` if this announcement changes the trip's record there.
 
     Args:
         announcement: what is announced.
         ce_source: the CloudEvents source: who announces.
+        partition: the partition of the source that it comes of.
     """
     headers = _cloud_event(announcement, ce_source)
+    headers.append((HEADER_PARTITION, b"%d" % partition))
     event = Message(announcement.vehicle_id.encode(), announcement.payload, headers)
     match announcement.trips_record:
         case TripsRecord.PUT:

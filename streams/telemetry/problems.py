@@ -1,4 +1,4 @@
-"""What can be wrong with a telemetry message, in words that a person can act on."""
+"""What can be wrong with a telemetry message or a command, in words that a person can act on."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ class Reason(StrEnum):
     OUT_OF_RANGE = "out_of_range"
     NO_POSITION_FIX = "no_position_fix"
     BAD_FLOW_ID = "bad_flow_id"
+    # Of a command
+    BAD_COMMAND = "bad_command"
+    UNKNOWN_TRIP = "unknown_trip"
+    ALREADY_DELETED = "already_deleted"
 
 
 class Problem(NamedTuple):

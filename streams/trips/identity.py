@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from ulid import ULID
 
-__all__ = ["TripIdentity", "event_id", "identify"]
+__all__ = ["TripIdentity", "event_id", "identify", "start_of"]
 
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
 class TripIdentity(NamedTuple):
@@ -46,3 +48,10 @@ def _uuid(digest: bytes) -> UUID:
     number = int.from_bytes(digest, "big")
     number = number & ~(0xF << 76) | 8 << 76
     return UUID(int=number & ~(0x3 << 62) | 2 << 62)
+
+
+def start_of(trip_id: str) -> int | None:
+    """The start in a trip's id, in epoch ms; None: it is no such id."""
+    if _ULID.fullmatch(trip_id) is None:
+        return None
+    return int.from_bytes(ULID.from_str(trip_id).bytes[:6], "big")

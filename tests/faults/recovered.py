@@ -55,7 +55,7 @@ async def judge_recovered_state(settings: Any, logs: Logs, chance: random.Random
         if quiet:
             processor.close()
         for one in processor.take().announcements:
-            event, _ = announcement_messages(one, "probe")
+            event, _ = announcement_messages(one, "probe", number)
             place = partition_for(event.key, settings.partitions, number)
             said.append(_Record(place, 10**12 + len(said), 0, event.key, event.value, tuple(event.headers)))
     # The topics of trips and of letters have no answers to the questions: they were asked beside Kafka.

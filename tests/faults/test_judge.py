@@ -91,7 +91,7 @@ class Cluster:
         output, logs = processor.take(), self.logs
         source = Source(self.settings.topics.telemetry, partition)
         for announcement in output.announcements:
-            event, trip = announcement_messages(announcement, b"/ignition-trips/test")
+            event, trip = announcement_messages(announcement, b"/ignition-trips/test", partition)
             record = self.append("events", *event)
             logs.events_uncommitted.append(record)
             if not aborted:

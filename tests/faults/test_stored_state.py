@@ -71,7 +71,7 @@ def snapshot(request):
 
 def logs_of(telemetry, said):
     """As they stand in Kafka: one partition of everything."""
-    pairs = [announcement_messages(one, b"/test") for one in said]
+    pairs = [announcement_messages(one, b"/test", 0) for one in said]
     events = [
         KafkaRecord(0, offset, 0, event.key, event.value, tuple(event.headers))
         for offset, (event, _) in enumerate(pairs)
@@ -138,7 +138,7 @@ async def test_a_worker_takes_over_from_an_older_version(drill, make_settings, s
     # Its messages are of 2019, and would be deleted at once.
     await outside.create_anew(settings, topics.telemetry, retention_ms="-1")
     await send(settings, unique, topics.telemetry, telemetry_in_transactions([*snapshot.applied, *snapshot.left]))
-    pairs = [announcement_messages(one, b"/test") for one in snapshot.said]
+    pairs = [announcement_messages(one, b"/test", 0) for one in snapshot.said]
     await send(settings, unique, topics.events, [[(m.key, m.value, None, m.headers) for m, _ in pairs]])
     await send(settings, unique, topics.trips, [[(m.key, m.value, None, m.headers) for _, m in pairs if m is not None]])
     await send(settings, unique, topics.changelog, [[(key, value, None, []) for key, value in snapshot.changelog]])

@@ -47,7 +47,7 @@ def size_of(message):
 
 
 def test_an_announcement_is_a_cloud_event_by_its_vehicle():
-    event, trip = announcement_messages(announced(), b"/ignition-trips/app")
+    event, trip = announcement_messages(announced(), b"/ignition-trips/app", 3)
     assert event.key == b"JQ7RP"
     assert event.value == b'{"a":1}'
     assert event.headers == [
@@ -58,29 +58,30 @@ def test_an_announcement_is_a_cloud_event_by_its_vehicle():
         ("ce_time", b"2026-03-01T08:31:05Z"),
         ("ce_subject", b"01ARZ3NDEKTSV4RRFFQ69G5FAV"),
         ("content-type", b"application/json"),
+        ("ignition-trips.partition", b"3"),
     ]
     assert trip is None
 
 
 def test_milliseconds_are_told_where_they_are_not_zero():
-    event, _ = announcement_messages(announced(time_ms=1_772_353_865_007), b"/")
+    event, _ = announcement_messages(announced(time_ms=1_772_353_865_007), b"/", 3)
     assert dict(event.headers)["ce_time"] == b"2026-03-01T08:31:05.007Z"
 
 
 def test_a_trace_is_passed_on():
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    event, _ = announcement_messages(announced(traceparent=trace), b"/")
+    event, _ = announcement_messages(announced(traceparent=trace), b"/", 3)
     assert dict(event.headers)["traceparent"] == trace.encode()
 
 
 def test_a_ready_trip_is_put_under_its_id():
-    event, trip = announcement_messages(announced(TripsRecord.PUT), b"/")
+    event, trip = announcement_messages(announced(TripsRecord.PUT), b"/", 3)
     assert trip.key == b"01ARZ3NDEKTSV4RRFFQ69G5FAV"
     assert trip.value == event.value
 
 
 def test_a_trip_that_is_no_more_is_a_tombstone():
-    _, trip = announcement_messages(announced(TripsRecord.DELETE), b"/")
+    _, trip = announcement_messages(announced(TripsRecord.DELETE), b"/", 3)
     assert trip.key == b"01ARZ3NDEKTSV4RRFFQ69G5FAV"
     assert trip.value is None
 

@@ -60,7 +60,7 @@ def test_every_variable_is_a_setting_with_a_value_that_is_allowed(environment, m
         monkeypatch.setenv(variable, value)
     if environment.get("TRIPS_SECURITY_PROTOCOL", "").startswith("SASL_"):
         monkeypatch.setenv("TRIPS_SASL_PASSWORD", "from the secret")
-    assert len(wanted_topics(Settings.load())) == 6
+    assert len(wanted_topics(Settings.load())) == 7
 
 
 # -- the image -------------------------------------------------------------------------------------------------------

@@ -121,6 +121,7 @@ def test_the_asyncapi_document_tells_of_the_topics_of_the_settings():
     document = asyncapi()
     assert {channel["address"] for channel in document["channels"].values()} == {
         topics.telemetry,
+        topics.commands,
         topics.events,
         topics.trips,
         topics.dead_letters,
@@ -333,7 +334,7 @@ def test_the_headers_of_an_announcement():
         payload=b"{}",
         trips_record=TripsRecord.KEEP,
     )
-    message, _ = announcement_messages(announcement, b"/ignition-trips/test")
+    message, _ = announcement_messages(announcement, b"/ignition-trips/test", 3)
     read = AnnouncementHeaders.of(message.headers)
     assert (read.ce_type, read.ce_subject, read.traceparent) == ("TripStarted", "01ARZ3NDEKTSV4RRFFQ69G5FAV", None)
     validator("announcement-headers").validate(as_text(message.headers))

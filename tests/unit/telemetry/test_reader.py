@@ -750,4 +750,7 @@ def test_every_reason_is_a_short_code():
         "out_of_range",
         "no_position_fix",
         "bad_flow_id",
+        "bad_command",
+        "unknown_trip",
+        "already_deleted",
     ]

@@ -15,7 +15,17 @@ from schemas.announcements import (
     read_announcement,
 )
 from schemas.commands import DeleteTrip
-from schemas.headers import AnnouncementHeaders, DeadLetterHeaders, LateHeaders
+from schemas.headers import AnnouncementHeaders, DeadLetterHeaders, LateHeaders, StatusHeaders
+from schemas.status import (
+    StatusEvent,
+    TripLinkCorrected,
+    TripLinked,
+    TripPlanExpired,
+    TripPlanned,
+    TripStatusUpdated,
+    TripUnlinked,
+    read_status_event,
+)
 from schemas.telemetry import Telemetry, TelemetryEnvelope
 
 __all__ = [
@@ -24,13 +34,22 @@ __all__ = [
     "DeadLetterHeaders",
     "DeleteTrip",
     "LateHeaders",
+    "StatusEvent",
+    "StatusHeaders",
     "Telemetry",
     "TelemetryEnvelope",
     "TripDataReady",
     "TripDeleted",
     "TripDiscarded",
     "TripEnded",
+    "TripLinkCorrected",
+    "TripLinked",
     "TripMetricsReady",
+    "TripPlanExpired",
+    "TripPlanned",
     "TripStarted",
+    "TripStatusUpdated",
+    "TripUnlinked",
     "read_announcement",
+    "read_status_event",
 ]

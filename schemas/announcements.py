@@ -308,7 +308,8 @@ class TripDeleted(Part):
     data: DeletedData
 
 
-def _type(event: Any) -> str | None:
+def tag_of(event: Any) -> str | None:
+    """What tells events apart: ``metadata.type``."""
     if isinstance(event, dict):
         metadata = event.get("metadata")
         return metadata.get("type") if isinstance(metadata, dict) else None
@@ -322,7 +323,7 @@ Announcement = Annotated[
     | Annotated[TripMetricsReady, Tag("TripMetricsReady")]
     | Annotated[TripDiscarded, Tag("TripDiscarded")]
     | Annotated[TripDeleted, Tag("TripDeleted")],
-    Discriminator(_type),
+    Discriminator(tag_of),
 ]
 """Any announcement, told apart by ``metadata.type``."""
 

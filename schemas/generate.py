@@ -19,7 +19,15 @@ from schemas.announcements import (
     TripStarted,
 )
 from schemas.commands import DeleteTrip
-from schemas.headers import AnnouncementHeaders, DeadLetterHeaders, LateHeaders
+from schemas.headers import AnnouncementHeaders, DeadLetterHeaders, LateHeaders, StatusHeaders
+from schemas.status import (
+    TripLinkCorrected,
+    TripLinked,
+    TripPlanExpired,
+    TripPlanned,
+    TripStatusUpdated,
+    TripUnlinked,
+)
 from schemas.telemetry import Telemetry, TelemetryEnvelope
 
 if TYPE_CHECKING:
@@ -46,6 +54,13 @@ _SCHEMAS: Final[dict[str, type[BaseModel]]] = {
     "announcement-headers": AnnouncementHeaders,
     "dead-letter-headers": DeadLetterHeaders,
     "late-headers": LateHeaders,
+    "trip-planned": TripPlanned,
+    "trip-status-updated": TripStatusUpdated,
+    "trip-linked": TripLinked,
+    "trip-link-corrected": TripLinkCorrected,
+    "trip-unlinked": TripUnlinked,
+    "trip-plan-expired": TripPlanExpired,
+    "status-headers": StatusHeaders,
 }
 """File name (without its ending) and model."""
 
@@ -144,6 +159,12 @@ _MESSAGES: Final[dict[str, _Message]] = {
     "DeadLetter": _Message(
         None, DeadLetterHeaders, _AS_CAME, "Telemetry that could not be used, or not all of it; a refused command"
     ),
+    "TripPlanned": _Message(TripPlanned, StatusHeaders, _VEHICLE, "A trip is planned"),
+    "TripStatusUpdated": _Message(TripStatusUpdated, StatusHeaders, _VEHICLE, "A status update was applied"),
+    "TripLinked": _Message(TripLinked, StatusHeaders, _VEHICLE, "A trip is linked to a planned one"),
+    "TripLinkCorrected": _Message(TripLinkCorrected, StatusHeaders, _VEHICLE, "The end of a linked trip has changed"),
+    "TripUnlinked": _Message(TripUnlinked, StatusHeaders, _VEHICLE, "A trip is not linked any more"),
+    "TripPlanExpired": _Message(TripPlanExpired, StatusHeaders, _VEHICLE, "A planned trip is forgotten"),
     "LateTelemetry": _Message(None, LateHeaders, _AS_CAME, "Telemetry behind the correction horizon"),
 }
 
@@ -176,6 +197,14 @@ _CHANNELS: Final[dict[str, _Channel]] = {
         "discarded after all, on again, or deleted.",
         ("LatestTrip",),
         "compact",
+        ours_to_send=True,
+    ),
+    "tripStatusEvents": _Channel(
+        "trip-status-events",
+        "Every change of a planned trip, in order per plan. Read it with isolation level read_committed. Per plan the "
+        "highest revision wins.",
+        ("TripPlanned", "TripStatusUpdated", "TripLinked", "TripLinkCorrected", "TripUnlinked", "TripPlanExpired"),
+        "delete",
         ours_to_send=True,
     ),
     "deadLetters": _Channel(

@@ -14,7 +14,7 @@ from schemas.base import Part, Ulid, UtcTimestamp
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["AnnouncementHeaders", "DeadLetterHeaders", "LateHeaders"]
+__all__ = ["AnnouncementHeaders", "DeadLetterHeaders", "LateHeaders", "StatusHeaders"]
 
 # Headers are text, so numbers are written in digits.
 _Count = Annotated[int, Field(strict=False, ge=0), WithJsonSchema({"type": "string", "pattern": "^[0-9]+$"})]
@@ -36,18 +36,21 @@ class _Headers(Part):
         return cls.model_validate({name: value.decode() for name, value in headers if value is not None})
 
 
-class AnnouncementHeaders(_Headers):
-    """CloudEvents 1.0 in Kafka's binary mode: what an announcement is about, without reading its value."""
-
+class _CloudEvent(_Headers):
     ce_specversion: Literal["1.0"]
     ce_id: Ulid = Field(description="metadata.id")
     ce_source: str = Field(description="Who announces: /ignition-trips/ and the application id.", min_length=1)
+    ce_time: UtcTimestamp = Field(description="metadata.occurred_at")
+    content_type: Literal["application/json"] = Field(alias="content-type")
+
+
+class AnnouncementHeaders(_CloudEvent):
+    """CloudEvents 1.0 in Kafka's binary mode: what an announcement is about, without reading its value."""
+
     ce_type: Literal[
         "TripStarted", "TripEnded", "TripDataReady", "TripMetricsReady", "TripDiscarded", "TripDeleted"
     ] = Field(description="metadata.type")
-    ce_time: UtcTimestamp = Field(description="metadata.occurred_at")
     ce_subject: Ulid = Field(description="The trip's id.")
-    content_type: Literal["application/json"] = Field(alias="content-type")
     traceparent: str | None = Field(
         None, description="W3C Trace Context of the telemetry record that brought this revision, if it had one."
     )
@@ -57,6 +60,15 @@ class AnnouncementHeaders(_Headers):
         description="The partition of the source that the vehicle is in. Commands about the trip go to that one of "
         "trip-commands. Older announcements do not have it.",
     )
+
+
+class StatusHeaders(_CloudEvent):
+    """The same of an event about a planned trip."""
+
+    ce_type: Literal[
+        "TripPlanned", "TripStatusUpdated", "TripLinked", "TripLinkCorrected", "TripUnlinked", "TripPlanExpired"
+    ] = Field(description="metadata.type")
+    ce_subject: str = Field(pattern="^[1-9][0-9]*$", description="The planned trip's tripId.")
 
 
 class _Errors(_Headers):

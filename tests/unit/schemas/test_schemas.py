@@ -126,6 +126,7 @@ def test_the_asyncapi_document_tells_of_the_topics_of_the_settings():
         topics.trips,
         topics.dead_letters,
         topics.late,
+        topics.status_events,
     }
     assert document["operations"]["receiveVehicleTelemetry"]["action"] == "receive"
     assert {name for name, one in document["operations"].items() if one["action"] == "send"} == {
@@ -133,6 +134,7 @@ def test_the_asyncapi_document_tells_of_the_topics_of_the_settings():
         "sendTrips",
         "sendDeadLetters",
         "sendLateTelemetry",
+        "sendTripStatusEvents",
     }
 
 

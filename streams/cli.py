@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import click
 
 from streams.errors import TripsError, UsageError
+from streams.push.cli import push
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -348,6 +349,9 @@ def schemas(*, folder: Path) -> None:
         raise UsageError(f"{error.filename or folder}: {error.strerror or error}") from None
     for path in paths:
         click.echo(path)
+
+
+trips.add_command(push)
 
 
 def _state(state: str) -> str:

@@ -21,6 +21,11 @@ COMMANDS = [
     ["topics", "check"],
     ["check"],
     ["schemas"],
+    ["push"],
+    *(
+        ["push", command]
+        for command in ("worker", "add", "list", "remove", "test", "pause", "resume", "report", "retry")
+    ),
 ]
 
 

@@ -172,8 +172,9 @@ class Book:
         self._by_tms: dict[str, int] = {}
         self._vehicles: dict[str, _Vehicle] = {}
         self._linked: dict[int, set[str]] = {}
-        # Vehicles in the order in which they were last heard of.
+        # When vehicles with trips were last heard of; and the same, or an earlier time, for each as a heap.
         self._heard: dict[str, int] = {}
+        self._quiet: list[tuple[int, str]] = []
         self._due: list[tuple[int, int]] = []
         self._changes = Changes()
         self._touched_plans: set[int] = set()
@@ -270,8 +271,7 @@ class Book:
             return
         trip.plan = known.plan if known is not None else None
         self._vehicles.setdefault(trip.vehicle_id, _Vehicle()).trips[trip.id] = trip
-        self._heard.pop(trip.vehicle_id, None)
-        self._heard[trip.vehicle_id] = trip.heard
+        self._hear(trip.vehicle_id, trip.heard)
         self._touched_trips[trip.id] = trip
         self._relink(trip, trip.heard, moved=known is None or (known.start, known.end) != (trip.start, trip.end))
 
@@ -296,11 +296,15 @@ class Book:
                 continue
             self._forget_plan(plan, now_ms)
             expired += 1
-        for vehicle_id, heard in list(self._heard.items()):
-            if heard >= now_ms - self._memory:
-                break
-            del self._heard[vehicle_id]
-            self._forget_trips(vehicle_id, now_ms)
+        since = now_ms - self._memory
+        while self._quiet and self._quiet[0][0] < since:
+            _, vehicle_id = heapq.heappop(self._quiet)
+            heard = self._heard[vehicle_id]
+            if heard >= since:
+                heapq.heappush(self._quiet, (heard, vehicle_id))
+            else:
+                del self._heard[vehicle_id]
+                self._forget_trips(vehicle_id, since)
         return expired
 
     # -- what comes of it ------------------------------------------------------------------------------------------
@@ -334,10 +338,9 @@ class Book:
 
     def restored(self) -> bool:
         """All records have been taken: set up what follows from them. Whether there was anything."""
-        for trip in sorted(self._restoring.values(), key=lambda one: one.heard):
+        for trip in self._restoring.values():
             self._vehicles.setdefault(trip.vehicle_id, _Vehicle()).trips[trip.id] = trip
-            self._heard.pop(trip.vehicle_id, None)
-            self._heard[trip.vehicle_id] = trip.heard
+            self._hear(trip.vehicle_id, trip.heard)
             if trip.plan is not None:
                 self._linked.setdefault(trip.plan, set()).add(trip.id)
         for plan in self.plans.values():
@@ -392,7 +395,7 @@ class Book:
             return
         trip.plan = after
         self._touched_trips[trip.id] = trip
-        self._heard.setdefault(trip.vehicle_id, at_ms)
+        self._hear(trip.vehicle_id, trip.heard)
         if before is not None:
             self._linked[before].discard(trip.id)
             plan = self.plans[before]
@@ -430,12 +433,18 @@ class Book:
             self._touched_trips[trip_id] = None
         self._drop_if_empty(plan.vehicle_id)
 
-    def _forget_trips(self, vehicle_id: str, now_ms: int) -> None:
+    def _hear(self, vehicle_id: str, at_ms: int) -> None:
+        known = self._heard.get(vehicle_id)
+        if known is None:
+            heapq.heappush(self._quiet, (at_ms, vehicle_id))
+        self._heard[vehicle_id] = at_ms if known is None else max(known, at_ms)
+
+    def _forget_trips(self, vehicle_id: str, since: int) -> None:
         vehicle = self._vehicles.get(vehicle_id)
         if vehicle is None:
             return
         for trip in list(vehicle.trips.values()):
-            if trip.plan is None and trip.heard < now_ms - self._memory:
+            if trip.plan is None and trip.heard < since:
                 del vehicle.trips[trip.id]
                 self._touched_trips[trip.id] = None
         self._drop_if_empty(vehicle_id)
@@ -444,7 +453,6 @@ class Book:
         vehicle = self._vehicles[vehicle_id]
         if not vehicle.plans and not vehicle.trips:
             del self._vehicles[vehicle_id]
-            self._heard.pop(vehicle_id, None)
 
     def _tell(self, kind: str, plan: Plan, at_ms: int, occurred: int, more: Mapping[str, Any]) -> None:
         plan.revision += 1

@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import signal
 import sys
 from contextlib import asynccontextmanager
 
 import uvicorn
+from aiokafka import AIOKafkaProducer
 from fastapi import FastAPI, Response
 from prometheus_client import generate_latest
 
@@ -44,7 +46,27 @@ def status_app(engine):
     return app
 
 
+def plan_fault():
+    """``TRIPS_TEST_STATUS_FAULT=before:7``: kill -9 before (or after) the seventh commit."""
+    where, _, count = os.environ.get("TRIPS_TEST_STATUS_FAULT", "").partition(":")
+    if not where:
+        return
+    left, commit = int(count), AIOKafkaProducer.commit_transaction
+
+    async def faulty(producer):
+        nonlocal left
+        left -= 1
+        if left == 0 and where == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        await commit(producer)
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    AIOKafkaProducer.commit_transaction = faulty
+
+
 async def main():
+    plan_fault()
     configure_logs()
     settings = Settings.load()
     engine = StatusEngine(settings)
@@ -61,5 +83,4 @@ async def main():
 
 
 if __name__ == "__main__":
-    os.environ.pop("PYTHONASYNCIODEBUG", None)
     sys.exit(asyncio.run(main()))

@@ -172,6 +172,7 @@ class Book:
         self._by_tms: dict[str, int] = {}
         self._vehicles: dict[str, _Vehicle] = {}
         self._linked: dict[int, set[str]] = {}
+        self._trip_count = 0
         # When vehicles with trips were last heard of; and the same, or an earlier time, for each as a heap.
         self._heard: dict[str, int] = {}
         self._quiet: list[tuple[int, str]] = []
@@ -180,7 +181,7 @@ class Book:
         self._touched_plans: set[int] = set()
         self._touched_trips: dict[str, Trip | None] = {}
         self._restoring: dict[str, Trip] = {}
-        self._found = False
+        self._counted: tuple[int, int] | None = None
 
     # -- what is asked ---------------------------------------------------------------------------------------------
 
@@ -271,6 +272,7 @@ class Book:
             return
         trip.plan = known.plan if known is not None else None
         self._vehicles.setdefault(trip.vehicle_id, _Vehicle()).trips[trip.id] = trip
+        self._trip_count += known is None
         self._hear(trip.vehicle_id, trip.heard)
         self._touched_trips[trip.id] = trip
         self._relink(trip, trip.heard, moved=known is None or (known.start, known.end) != (trip.start, trip.end))
@@ -322,7 +324,16 @@ class Book:
 
     def meta(self) -> bytes:
         """The record under :data:`META_KEY`; written with every change."""
-        return orjson.dumps({"format": FORMAT, "next_id": self.next_id, "positions": self.positions})
+        # The counts: so that records which are missing are missed.
+        return orjson.dumps(
+            {
+                "format": FORMAT,
+                "next_id": self.next_id,
+                "positions": self.positions,
+                "plans": len(self.plans),
+                "trips": self.trip_count,
+            }
+        )
 
     def restore(self, items: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Take records of a book, in order; :meth:`restored` when there are no more.
@@ -337,9 +348,17 @@ class Book:
                 raise StateError(f"the record with key {key!r} is damaged ({type(error).__name__})") from error
 
     def restored(self) -> bool:
-        """All records have been taken: set up what follows from them. Whether there was anything."""
+        """All records have been taken: set up what follows from them.
+
+        Returns:
+            Whether there was anything.
+
+        Raises:
+            StateError: some of them are missing.
+        """
         for trip in self._restoring.values():
             self._vehicles.setdefault(trip.vehicle_id, _Vehicle()).trips[trip.id] = trip
+            self._trip_count += 1
             self._hear(trip.vehicle_id, trip.heard)
             if trip.plan is not None:
                 self._linked.setdefault(trip.plan, set()).add(trip.id)
@@ -349,12 +368,18 @@ class Book:
             self._due.append((self._due_of(plan), plan.id))
         heapq.heapify(self._due)
         self._restoring = {}
-        return self._found
+        there = len(self.plans), self.trip_count
+        if self._counted is not None and there != self._counted:
+            raise StateError(
+                f"it holds {there[0]} plans and {there[1]} trips, and should hold {self._counted[0]} and "
+                f"{self._counted[1]}: records are missing"
+            )
+        return self._counted is not None
 
     @property
     def trip_count(self) -> int:
         """How many trips are remembered."""
-        return sum(len(vehicle.trips) for vehicle in self._vehicles.values())
+        return self._trip_count
 
     @property
     def link_count(self) -> int:
@@ -430,6 +455,7 @@ class Book:
         vehicle.plans.discard(plan.id)
         for trip_id in self._linked.pop(plan.id, set()):
             del vehicle.trips[trip_id]
+            self._trip_count -= 1
             self._touched_trips[trip_id] = None
         self._drop_if_empty(plan.vehicle_id)
 
@@ -446,6 +472,7 @@ class Book:
         for trip in list(vehicle.trips.values()):
             if trip.plan is None and trip.heard < since:
                 del vehicle.trips[trip.id]
+                self._trip_count -= 1
                 self._touched_trips[trip.id] = None
         self._drop_if_empty(vehicle_id)
 
@@ -481,7 +508,8 @@ class Book:
             meta = orjson.loads(value or b"")
             if meta["format"] > FORMAT:
                 raise StateError(f"it has format version {meta['format']}, and this program reads up to {FORMAT}")
-            self._found, self.next_id, self.positions = True, meta["next_id"], meta["positions"]
+            self.next_id, self.positions = meta["next_id"], meta["positions"]
+            self._counted = meta["plans"], meta["trips"]
         elif key.startswith(_PLAN):
             number = int(key[1:])
             if value is None:

@@ -131,14 +131,24 @@ class Term:
                     raise StateError(f"{topic} offset {record.offset}: {error}") from error
 
         count = await read_changelog(topic, [REQUESTS], self._settings.client(), take)
-        if not book.restored() and committed is not None:
+        try:
+            found = book.restored()
+        except StateError as error:
+            raise StateError(f"{topic}: {error}. {self._without()}") from error
+        if not found and committed is not None:
             raise StateError(
                 f"{topic} holds no planned trips, but the group {self._group} has decided requests up to offset "
-                f"{committed} of {self._topics.status_requests}: the changelog has been deleted or cut off. To go on "
-                "without what it held, delete the group's offsets: kafka-consumer-groups.sh --delete-offsets --group "
-                f"{self._group} --topic {self._topics.status_requests}"
+                f"{committed} of {self._topics.status_requests}: the changelog has been deleted or cut off. "
+                f"{self._without()}"
             )
         return count
+
+    def _without(self) -> str:
+        return (
+            "To go on without what it held: stop all processes that serve, delete it, create it with `trips topics "
+            "create`, and delete the group's offsets: kafka-consumer-groups.sh --delete-offsets --group "
+            f"{self._group} --topic {self._topics.status_requests}"
+        )
 
     def _new_consumer(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(

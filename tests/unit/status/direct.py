@@ -46,11 +46,15 @@ class DirectEngine:
         body = read_request(pack_request(Request("id", body))).body
         ask = self.book.update if isinstance(body, UpdateBody) else self.book.plan
         answer = ask(body, int(self.time * 1000))
+        self.take()
+        return answer
+
+    def take(self):
+        """What the book has put out."""
         changes = self.book.take()
         self.events += [orjson.loads(event.payload) for event in changes.events]
         for key, value in changes.records.items():
             self.view.take(key, value)
-        return answer
 
     def find(self, plan_id=None, *, tms_trip_id=None):
         return self.view.find(plan_id, tms_trip_id=tms_trip_id)

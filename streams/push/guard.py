@@ -214,10 +214,15 @@ def _parse(text: str) -> URL:
 
 
 def _address(text: str) -> Address | None:
-    """An address; its scope (``%eth0``) does not count."""
+    """An address, also in the forms that C libraries take for one (``127.1``, ``0x7f000001``); scopes do not count."""
+    text = text.strip("[]").partition("%")[0]
     try:
-        return ipaddress.ip_address(text.strip("[]").partition("%")[0])
+        return ipaddress.ip_address(text)
     except ValueError:
+        pass
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(text))
+    except OSError:
         return None
 
 
@@ -270,4 +275,4 @@ class GuardedResolver(AbstractResolver):
 
 
 def _getaddrinfo(host: str, port: int) -> list[Any]:
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

@@ -326,9 +326,8 @@ class PushProcessor:
     def waiting_by_subscription(self) -> Iterator[tuple[str, int, int]]:
         """Of each subscription that something waits for: its name, how many, and since when the oldest (epoch ms)."""
         for some in self._by_uid.values():
-            if some:
-                first = next(iter(some.values()))
-                yield first.subscription, len(some), first.created_ms
+            oldest = min(some.values(), key=_created)
+            yield oldest.subscription, len(some), oldest.created_ms
 
     def request(self, offset: int, retry: Retry | None) -> None:
         """Take in a request to deliver something again.
@@ -479,3 +478,7 @@ class PushProcessor:
             totals = self.totals[uid] = Totals(subscription)
         self._changed[TOTALS + uid.encode()] = totals
         return totals
+
+
+def _created(delivery: Delivery) -> int:
+    return delivery.created_ms

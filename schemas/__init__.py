@@ -16,6 +16,7 @@ from schemas.announcements import (
 )
 from schemas.commands import DeleteTrip
 from schemas.headers import AnnouncementHeaders, DeadLetterHeaders, LateHeaders, StatusHeaders
+from schemas.push import PushDeadLetter
 from schemas.status import (
     StatusEvent,
     TripLinkCorrected,
@@ -34,6 +35,7 @@ __all__ = [
     "DeadLetterHeaders",
     "DeleteTrip",
     "LateHeaders",
+    "PushDeadLetter",
     "StatusEvent",
     "StatusHeaders",
     "Telemetry",

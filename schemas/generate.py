@@ -20,6 +20,7 @@ from schemas.announcements import (
 )
 from schemas.commands import DeleteTrip
 from schemas.headers import AnnouncementHeaders, DeadLetterHeaders, LateHeaders, StatusHeaders
+from schemas.push import PushDeadLetter
 from schemas.status import (
     TripLinkCorrected,
     TripLinked,
@@ -61,6 +62,7 @@ _SCHEMAS: Final[dict[str, type[BaseModel]]] = {
     "trip-unlinked": TripUnlinked,
     "trip-plan-expired": TripPlanExpired,
     "status-headers": StatusHeaders,
+    "push-dead-letter": PushDeadLetter,
 }
 """File name (without its ending) and model."""
 
@@ -166,6 +168,7 @@ _MESSAGES: Final[dict[str, _Message]] = {
     "TripUnlinked": _Message(TripUnlinked, StatusHeaders, _VEHICLE, "A trip is not linked any more"),
     "TripPlanExpired": _Message(TripPlanExpired, StatusHeaders, _VEHICLE, "A planned trip is forgotten"),
     "LateTelemetry": _Message(None, LateHeaders, _AS_CAME, "Telemetry behind the correction horizon"),
+    "PushDeadLetter": _Message(PushDeadLetter, None, _VEHICLE, "A push that was given up, with its history"),
 }
 
 _CHANNELS: Final[dict[str, _Channel]] = {
@@ -219,6 +222,13 @@ _CHANNELS: Final[dict[str, _Channel]] = {
         "late-telemetry",
         "Records with samples behind the correction horizon: as they came, with the reason in headers.",
         ("LateTelemetry",),
+        "delete",
+        ours_to_send=True,
+    ),
+    "pushDeadLetters": _Channel(
+        "trip-push-dead-letters",
+        "Pushes that were given up. `trips push retry` delivers them again.",
+        ("PushDeadLetter",),
         "delete",
         ours_to_send=True,
     ),

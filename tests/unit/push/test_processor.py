@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pushing import DAY, START, Record, book_of, entry, subscription
 
+from schemas import PushDeadLetter
 from streams.errors import StateError
 from streams.push.checkpoint import dead_letter
-from streams.push.deliveries import Delivery
+from streams.push.deliveries import Attempt, Delivery
 from streams.push.processor import Event, Letter, Outcome, PushProcessor, Retry, read_event
 from streams.records import Standing
 from streams.trips.state import seal_value
@@ -206,6 +207,14 @@ def test_state_that_is_not_whole_is_refused():
         processor(one._book).restore([(key, b"\x02" + changes[key][1:])])
     with pytest.raises(StateError, match="no kind"):
         processor(one._book).restore([(b"?", seal_value(b"?", b"", 1))])
+
+
+def test_a_dead_letter_is_what_the_contract_says():
+    attempts = [Attempt(START, 503, "HTTP 503"), Attempt(START + 1, None, "no answer within 20 s")]
+    delivery = Delivery(1, "a" * 16, "std", "01E", "TripDataReady", "01T", "V", START, START, attempts, b"{}")
+    letter = PushDeadLetter.model_validate_json(dead_letter(Letter(delivery, "why", START), 3, 10_000).value)
+    assert (letter.id, letter.event.partition, letter.event.offset, letter.payload) == ("01E-std", 3, 1, "{}")
+    assert [(one.status, one.error) for one in letter.attempts] == [(503, "HTTP 503"), (None, "no answer within 20 s")]
 
 
 def test_a_dead_letter_that_does_not_fit_goes_without_the_announcement():

@@ -127,6 +127,7 @@ def test_the_asyncapi_document_tells_of_the_topics_of_the_settings():
         topics.dead_letters,
         topics.late,
         topics.status_events,
+        topics.push_dead_letters,
     }
     assert document["operations"]["receiveVehicleTelemetry"]["action"] == "receive"
     assert {name for name, one in document["operations"].items() if one["action"] == "send"} == {
@@ -135,6 +136,7 @@ def test_the_asyncapi_document_tells_of_the_topics_of_the_settings():
         "sendDeadLetters",
         "sendLateTelemetry",
         "sendTripStatusEvents",
+        "sendPushDeadLetters",
     }
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
+from aiokafka.errors import IllegalOperation, InvalidProducerEpoch, KafkaError, ProducerFenced
 from aiokafka.structs import TopicPartition
 
+from streams.delivery.checkpoint import BATCH_BYTES, transact
 from streams.errors import ClusterError, UsageError
 from streams.push.subscriptions import Book, Entry, Subscription, Switch, subscription_key, tenant_records
 from streams.runtime.source import close, log_bounds
@@ -34,8 +36,8 @@ _log = structlog.get_logger(__name__)
 
 Changes = dict[bytes, bytes | None]
 
-_TRIES: Final = 10
-_PAUSE: Final = 0.2
+_TRIES: Final = 20
+_PAUSE: Final = 1.0
 _POLL_MS: Final = 500
 # Seconds. Reading a few records of brokers that are there takes some milliseconds.
 _TIMEOUT: Final = 30.0
@@ -151,34 +153,41 @@ async def edit(settings: Settings, change: Callable[[Book], Changes]) -> bool:
             **settings.client(),
             transactional_id=f"{settings.push_application_id}-subscriptions",
             acks="all",
+            max_batch_size=BATCH_BYTES,
             transaction_timeout_ms=30_000,
         )
         try:
             async with asyncio.timeout(_TIMEOUT):
                 await producer.start()
+                await producer.partitions_for(settings.topics.push_subscriptions)
                 records = change(await read_book(settings))
                 if records:
                     await _write(producer, settings.topics.push_subscriptions, records)
                 return bool(records)
-        except (ProducerFenced, InvalidProducerEpoch):
-            await asyncio.sleep(_PAUSE)
         except (KafkaError, TimeoutError) as error:
-            raise ClusterError(f"The subscriptions cannot be changed: {error!r}") from error
+            if not _was_shut_out(error):
+                raise ClusterError(f"The subscriptions cannot be changed: {error!r}") from error
         finally:
             with contextlib.suppress(KafkaError):
                 await producer.stop()
+        await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311 - others wait, too
     raise ClusterError("The subscriptions cannot be changed: others change them all the time. Try again.")
 
 
 async def _write(producer: AIOKafkaProducer, topic: str, records: Changes) -> None:
-    await producer.begin_transaction()
-    sent = [await producer.send(topic, value, key=key, partition=0) for key, value in records.items()]
-    results = await asyncio.gather(*sent, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            await producer.abort_transaction()
-            raise result
-    await producer.commit_transaction()
+    batch = producer.create_batch()
+    for key, value in records.items():
+        if batch.append(timestamp=None, key=key, value=value, headers=[]) is None:
+            raise UsageError("These are more subscriptions than can be changed at once: change them in several steps.")
+    batch.close()
+    await transact(producer, {TopicPartition(topic, 0): [batch]}, None, "")
+
+
+def _was_shut_out(error: BaseException | None) -> bool:
+    """Somebody else has opened the book; IllegalOperation is how it shows while we are about to send."""
+    while error is not None and not isinstance(error, ProducerFenced | InvalidProducerEpoch | IllegalOperation):
+        error = error.__cause__
+    return error is not None
 
 
 async def add(settings: Settings, definition: Subscription) -> None:

@@ -4,14 +4,16 @@ import asyncio
 import base64
 import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 from endpoint import HttpEndpoint, announcement, publish
 from integration.cluster import read
 from standardwebhooks import Webhook
-from worker_process import WorkerProcess
+from worker_process import WorkerProcess, environment_of
 
-from streams import topics
+from streams import cli, topics
 from streams.local.broker import free_ports
 from streams.push import book
 from streams.push.report import report, request_retries
@@ -140,3 +142,194 @@ async def test_a_deleted_trip_is_pushed_as_drivequant_does_and_given_up_after_th
         assert (line.discarded, line.waiting) == (1, 0)
         assert worker.stop() == 0
     assert AUTHORIZATION not in worker.output()
+
+
+async def test_subscriptions_change_in_a_running_worker(push):
+    settings, start = push
+    async with HttpEndpoint(lambda _: answer) as endpoint:
+        answer = 200
+        worker = start()
+        await ready(worker)
+        await book.add(settings, standard("one", endpoint.url))
+        await subscribed(worker, 1)
+        await publish(settings, announcement(1))
+        await endpoint.received(1)
+
+        # Paused: what comes waits.
+        assert await book.switch(settings, "one", "paused")
+        assert not await book.switch(settings, "one", "paused")
+        await asyncio.sleep(1)
+        await publish(settings, announcement(2))
+        await waiting(settings, 1)
+        assert len(endpoint.requests) == 1
+        assert await book.switch(settings, "one", None)
+        await endpoint.received(2)
+
+        # 410: the endpoint is gone, and so says the book; what waits goes on when somebody lets it.
+        answer = 410
+        await publish(settings, announcement(3))
+        off = await until(lambda: switched_off(settings, "one"))
+        assert off.reason == "the endpoint says that it is gone (HTTP 410)"
+        answer = 200
+        (line,) = await report(settings, "one")
+        assert (line.state, line.waiting, line.errors[0]["error"]) == ("off", 1, "HTTP 410")
+        await book.switch(settings, "one", None)
+        await endpoint.received(4)
+
+        # Removed: what waits is dropped and counted; one that is added later does not get it.
+        answer = 500
+        await publish(settings, announcement(4))
+        await waiting(settings, 1)
+        await book.remove(settings, "one")
+        await book.add(settings, standard("one", endpoint.url))
+        await until(lambda: dropped(settings, 1))
+        lines = await report(settings, "one")
+        assert [(line.state, line.delivered, line.dropped) for line in lines] == [("on", 0, 0), ("removed", 3, 1)]
+        assert worker.stop() == 0
+
+
+async def subscribed(worker, count):
+    async def are():
+        return f"trips_push_subscriptions {count}.0" in worker.get("/metrics")[1]
+
+    await until(are)
+
+
+async def waiting(settings, count):
+    async def are():
+        return sum(line.waiting for line in await report(settings)) == count
+
+    await until(are)
+
+
+async def dropped(settings, count):
+    return sum(line.dropped for line in await report(settings)) == count
+
+
+async def switched_off(settings, name):
+    return (await book.read_book(settings)).entries[name].off
+
+
+FILE = """
+[tenants]
+acme = ["ACME-*"]
+
+[[subscriptions]]
+id = "acme"
+url = "{url}"
+profile = "standard"
+tenant = "acme"
+secrets = ["env:PUSH_SECRET_ONE"]
+"""
+
+
+async def test_subscriptions_of_a_file_come_change_and_go_with_it(push, tmp_path):
+    settings, start = push
+    async with HttpEndpoint() as endpoint:
+        path = tmp_path / "push.toml"
+        path.write_text(FILE.format(url=endpoint.url))
+        await book.add(settings, standard("other", endpoint.url, vehicles=("NONE",)))
+        worker = start(TRIPS_PUSH_FILE=str(path))
+        await ready(worker)
+        await publish(settings, announcement(1, vehicle="ACME-1"), announcement(2, vehicle="BUS-1"))
+        await endpoint.received(1)
+        path.write_text(FILE.format(url=endpoint.url).replace("ACME-*", "BUS-*"))
+        await until(lambda: tenant(settings, ("BUS-*",)))
+        path.write_text("not TOML")  # changes nothing
+        await asyncio.sleep(3)
+        await publish(settings, announcement(3, vehicle="ACME-1"), announcement(4, vehicle="BUS-1"))
+        requests = await endpoint.received(2)
+        assert [one.json["data"]["trip"]["vehicle_id"] for one in requests] == ["ACME-1", "BUS-1"]
+        path.write_text("")
+        await subscribed(worker, 1)  # the one that a command has added stays
+        assert worker.stop() == 0
+    assert "the file of subscriptions changes nothing" in worker.output()
+
+
+async def tenant(settings, patterns):
+    return (await book.read_book(settings)).tenants.get("acme") == patterns
+
+
+async def run(settings, *arguments):
+    """A command in this process: many of them, and each would be a second's imports."""
+
+    def invoke():
+        return CliRunner().invoke(cli.trips, arguments, env=environment_of(settings))
+
+    result = await asyncio.to_thread(invoke)
+    assert SECRET not in result.output
+    code = getattr(result.exception, "exit_code", result.exit_code)
+    return SimpleNamespace(returncode=code, stdout=result.stdout, stderr=result.stderr + str(result.exception or ""))
+
+
+async def test_the_commands(push):
+    settings, _ = push
+    async with HttpEndpoint(lambda _: answer) as endpoint:
+        answer = 200
+        secret = ("--secret", "env:PUSH_SECRET_ONE")
+        added = await run(
+            settings,
+            "push",
+            "add",
+            "one",
+            endpoint.url + "?key=k",
+            "--profile",
+            "standard",
+            *secret,
+            "--vehicle",
+            "V-*",
+        )
+        assert (added.returncode, added.stdout) == (0, ""), added.stderr
+        again = await run(settings, "push", "add", "one", endpoint.url, "--profile", "standard", *secret)
+        assert again.returncode == 2
+        assert again.stderr.startswith("there is a subscription one already")
+        shown = await run(settings, "push", "list")
+        assert shown.stdout == f"one  standard  {endpoint.url}?…  (all events; vehicles V-*)  on\n"
+        assert json.loads((await run(settings, "push", "list", "--json")).stdout)["secrets"] == ["env:PUSH_SECRET_ONE"]
+
+        tested = await run(settings, "push", "test", "one")
+        assert tested.returncode == 0, tested.stderr
+        assert tested.stdout.startswith("taken: HTTP 200 after ")
+        (request,) = endpoint.requests
+        assert request.json["metadata"]["type"] == "PushTest"
+        assert request.headers["x-ignition-trips-test"] == "true"
+        Webhook(SECRET).verify(request.body, request.headers)
+        answer = 404
+        refused = await run(settings, "push", "test", "one")
+        assert refused.returncode == 1
+        assert refused.stderr.endswith(": HTTP 404")
+
+        assert (await run(settings, "push", "pause", "one")).returncode == 0
+        assert (await run(settings, "push", "report")).stdout.startswith("one (off: paused, since 20")
+        assert (await run(settings, "push", "resume", "one")).returncode == 0
+        assert (await run(settings, "push", "report")).stdout == "one (on): 0 delivered, 0 waiting, 0 discarded\n"
+        assert json.loads((await run(settings, "push", "report", "one", "--json")).stdout)["state"] == "on"
+        assert (await run(settings, "push", "retry", "--all")).stderr == "0 to be delivered again\n"
+        missing = await run(settings, "push", "retry", "01E-one")
+        assert missing.returncode == 1
+        assert (await run(settings, "push", "remove", "one")).returncode == 0
+        gone = await run(settings, "push", "remove", "one")
+        assert (gone.returncode, gone.stderr) == (2, "there is no subscription one (there are: none)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["http://example.com/"], "this URL is refused: only https goes to public addresses"),
+        (["https://169.254.169.254/latest"], "this URL is refused: 169.254.169.254 is link-local"),
+        (["https://example.com/", "--authorization", "Bearer hidden"], "the secret itself is never stored"),
+        (["https://example.com/", "--tenant", "acme"], "there is no tenant acme (there are: none)"),
+        (["https://example.com/", "--event", "TripStarted"], "tells of TripDeleted only"),
+    ],
+)
+async def test_what_cannot_be_added(make_settings, created_topics, arguments, says):
+    done = await run(created_topics, "push", "add", "one", *arguments, "--profile", "drivequant")
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "hidden" not in done.stderr
+
+
+async def test_two_that_change_the_book_at_once_are_one_after_the_other(created_topics):
+    names = [f"s{number}" for number in range(3)]
+    await asyncio.gather(*(book.add(created_topics, standard(name, "https://example.com/")) for name in names))
+    assert sorted((await book.read_book(created_topics)).entries) == names

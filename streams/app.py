@@ -30,6 +30,7 @@ from streams.errors import ClusterError, UsageError
 from streams.processor import Processor
 from streams.refusals import find_refusal
 from streams.runtime.cluster import look_at_cluster
+from streams.runtime.commands import Commands
 from streams.runtime.fences import Fences
 from streams.runtime.health import serve_health
 from streams.runtime.logs import configure_logs
@@ -97,6 +98,7 @@ def build_app(settings: Settings, cluster: Cluster, new_processor: NewProcessor 
             late=topics.late,
             changelog=topics.changelog,
             max_bytes=cluster.max_bytes,
+            commands=topics.commands,
         ),
         client=client,
         consumer_settings=consumer_settings(settings, client, settings.application_id),
@@ -105,6 +107,7 @@ def build_app(settings: Settings, cluster: Cluster, new_processor: NewProcessor 
         partition_count=cluster.partitions,
         commit_interval=settings.commit_interval_s,
         metrics=Metrics(),
+        commands=Commands(topics.commands, client) if new_processor is None else None,
     )
     return App(worker, application_id=settings.application_id, rebalance_timeout=REBALANCE_TIMEOUT)
 

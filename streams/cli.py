@@ -336,6 +336,53 @@ def check(debug: bool, *, bootstrap_servers: str | None) -> None:  # noqa: FBT00
 
 
 @trips.command()
+@click.argument("trip_id", metavar="TRIP_ID")
+@click.option("--vehicle", metavar="ID", help="Whose trip it is: finding it takes less reading.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Seconds to wait.")
+@click.option("--json", "as_json", is_flag=True, help="Tell what became of it as JSON.")
+@_servers
+@click.pass_obj
+def delete(
+    debug: bool,  # noqa: FBT001
+    *,
+    trip_id: str,
+    vehicle: str | None,
+    timeout: float,
+    as_json: bool,
+    bootstrap_servers: str | None,
+) -> None:
+    """Delete a trip for good.
+
+    Its samples are erased from the state and its record from the topic trips, TripDeleted is announced, and
+    no late telemetry brings it back. Exit 1 if there is no such trip, or if no worker answers in time: then
+    the command stays, and is carried out by the next one. May be repeated. See docs/deletion.md.
+    """
+    import asyncio
+    from dataclasses import asdict
+
+    import orjson
+
+    from streams.deletion import request_deletion
+    from streams.errors import ClusterError
+    from streams.settings import Settings
+
+    _quiet_libraries(debug)
+    settings = Settings.load(bootstrap_servers=bootstrap_servers)
+    done = asyncio.run(request_deletion(settings, trip_id, vehicle_id=vehicle, within=timeout))
+    if as_json:
+        click.echo(orjson.dumps(asdict(done)))
+    elif done.state == "deleted":
+        click.echo(f"trip {done.trip_id} of vehicle {done.vehicle_id} is deleted")
+    elif done.state == "already_deleted":
+        click.echo(f"trip {done.trip_id} of vehicle {done.vehicle_id} was deleted before")
+    if done.state == "requested":
+        raise ClusterError(
+            f"no worker has answered within {timeout:g} s. The command {done.command_id} stays in "
+            f"{settings.topics.commands}, and will be carried out as soon as one runs"
+        )
+
+
+@trips.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path("schemas"), metavar="[FOLDER]")
 def schemas(*, folder: Path) -> None:
     """Write the JSON Schemas and the AsyncAPI document.

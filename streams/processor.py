@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
+from streams.commands import DeleteCommand, read_command
 from streams.errors import StateError
 from streams.records import Announcement, Late, Output, Record, Rejected, Standing
 from streams.telemetry.properties import PROPERTIES
@@ -20,7 +21,7 @@ from streams.trips.content import iso
 from streams.trips.rules import Rules
 from streams.trips.samples import FLOW_ID_BIT, Property
 from streams.trips.state import CLOCK_KEY, BrokenStateError, open_value, pack_clock, seal_value, unpack_clock
-from streams.trips.vehicle import StoredVehicle, Vehicle
+from streams.trips.vehicle import Outcome, StoredVehicle, Vehicle
 
 __all__ = ["Counts", "Processor"]
 
@@ -40,6 +41,8 @@ class Counts:
         applied: records that added a sample.
         repeated: records that were read whole and added none, late ones apart.
         late: records with late samples.
+        refused: samples of deleted trips, which are refused.
+        commands: carried out, or refused.
         rejected: problems by reason.
         dead_letters: records sent to the dead letters.
         announcements: by event.
@@ -51,6 +54,8 @@ class Counts:
     repeated: int = 0
     late: int = 0
     dead_letters: int = 0
+    refused: int = 0
+    commands: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     announcements: Counter[str] = field(default_factory=Counter)
 
@@ -88,6 +93,8 @@ class Processor:
         self._alarm_of: dict[str, int] = {}
         self._output = Output()
         self._restoring: dict[bytes, dict[bytes, bytes]] = {}
+        self._held: list[tuple[Record, bool]] = []
+        self._held_starts: dict[str, set[int]] = {}
         self._stored = 0  # vehicles with state, as of the last take
         self._said_stored: int | None = None  # by what is restored
 
@@ -138,6 +145,53 @@ class Processor:
         for vehicle in touched.values():
             self._set_alarm(vehicle.id, vehicle.wake_at)
         self.advance(self.clock)
+
+    def command(self, record: Record, *, own: bool = True) -> None:
+        """Carry out a command.
+
+        Args:
+            record: of the commands' topic.
+            own: it is of our partition. One of another may be about a vehicle that has been there, and is here now.
+        """
+        command = read_command(record.value)
+        if isinstance(command, Problem):
+            if own:
+                self._refuse(record, command)
+            return
+        known = command.vehicle_id in self._awake or command.vehicle_id in self._resting
+        if not known and not own:
+            return
+        outcome = Outcome.UNKNOWN_TRIP
+        if known or command.deleting.revision is not None:
+            vehicle = self._vehicle(command.vehicle_id)
+            outcome = vehicle.delete(command.deleting)
+        if outcome is Outcome.DELETED:
+            self.counts.commands += 1
+            self._changed[vehicle.id] = vehicle
+            self._collect(vehicle)
+            self._set_alarm(vehicle.id, vehicle.wake_at)
+        elif own:
+            self._refuse(record, _refusal(outcome, command))
+
+    def hold(self, commands: Iterable[tuple[Record, bool]]) -> None:
+        """Keep commands until :meth:`release`: they are about telemetry that is still to come.
+
+        Nothing is said of the trips that they delete. Each comes with whether it is of our partition.
+        """
+        self._held = list(commands)
+        self._held_starts = {}
+        for record, _ in self._held:
+            command = read_command(record.value)
+            if isinstance(command, DeleteCommand) and command.deleting.revision is not None:
+                self._held_starts.setdefault(command.vehicle_id, set()).add(command.deleting.start)
+        for vehicle in self._awake.values():
+            vehicle.muted |= self._held_starts.get(vehicle.id, set())
+
+    def release(self) -> None:
+        """Carry out the commands that were held."""
+        held, self._held, self._held_starts = self._held, [], {}
+        for record, own in held:
+            self.command(record, own=own)
 
     def advance(self, clock_ms: int) -> None:
         """The clock of the partition has come to this (it never goes back): close what has been silent."""
@@ -244,6 +298,7 @@ class Processor:
                 _numbered(parts, b"w"),
                 _numbered(parts, b"s"),
                 _numbered(parts, b"c"),
+                parts.get(b"d", b""),
             )
             self._resting[vehicle_id] = stored
             self.open_trips += stored.on
@@ -260,6 +315,9 @@ class Processor:
             else:
                 vehicle = Vehicle.load(vehicle_id, self.rules, stored)
                 self.state_bytes += vehicle.counted_size - stored.size  # without chunks that are no longer needed
+            vehicle.on_refused = self._count_refused
+            if self._held_starts:
+                vehicle.muted |= self._held_starts.get(vehicle_id, set())
         self._awake[vehicle_id] = vehicle
         vehicle.looked_at = self.clock
         return vehicle
@@ -287,6 +345,16 @@ class Processor:
         self.open_trips += vehicle.on - vehicle.was_on
         vehicle.was_on = vehicle.on
 
+    def _count_refused(self, samples: int) -> None:
+        self.counts.refused += samples
+
+    def _refuse(self, record: Record, problem: Problem) -> None:
+        """A command, into the dead letters."""
+        self.counts.commands += 1
+        self.counts.dead_letters += 1
+        self.counts.rejected[problem.reason] += 1
+        self._output.rejected.append(Rejected(record, [problem], partial=False, is_command=True))
+
     def _reject(self, record: Record, problems: Iterable[Problem], *, partial: bool) -> None:
         listed = list(problems)
         self.counts.dead_letters += 1
@@ -304,7 +372,7 @@ class Processor:
             heappush(self._alarms, (due, vehicle_id))
 
 
-_PREFIXES = {b"h": 1, b"t": 1, b"b": 1, b"w": 3, b"s": 3, b"c": 3}
+_PREFIXES = {b"d": 1, b"h": 1, b"t": 1, b"b": 1, b"w": 3, b"s": 3, b"c": 3}
 
 
 def _numbered(parts: dict[bytes, bytes], kind: bytes) -> tuple[tuple[int, bytes], ...]:
@@ -313,6 +381,18 @@ def _numbered(parts: dict[bytes, bytes], kind: bytes) -> tuple[tuple[int, bytes]
         (int.from_bytes(prefix[1:], "big"), parts[prefix])
         for prefix in sorted(parts)
         if prefix[:1] == kind and parts[prefix]
+    )
+
+
+def _refusal(outcome: Outcome, command: DeleteCommand) -> Problem:
+    trip = f"trip {command.trip_id} of vehicle {command.vehicle_id!r}"
+    if outcome is Outcome.ALREADY_DELETED:
+        return Problem(Reason.ALREADY_DELETED, None, f"{trip} is deleted already")
+    return Problem(
+        Reason.UNKNOWN_TRIP,
+        None,
+        f"{trip} is not known: its vehicle is not in this partition, or nothing was announced of the trip. `trips "
+        "delete` finds the right partition",
     )
 
 

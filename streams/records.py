@@ -69,11 +69,16 @@ class Announcement:
 
 @dataclass(slots=True)
 class Rejected:
-    """A record for the dead letters: as a whole, or partial (its good properties were applied)."""
+    """A record for the dead letters: as a whole, or partial (its good properties were applied).
+
+    Attributes:
+        is_command: it is not of the source, but of the commands.
+    """
 
     record: Record
     problems: Sequence[Problem]
     partial: bool
+    is_command: bool = False
 
 
 @dataclass(slots=True)
@@ -107,8 +112,12 @@ class Standing(NamedTuple):
         next_offset: of the source; None: not known, nothing was read yet.
         telemetry_id: Kafka's id of the source topic, 16 bytes; None: not known.
         changelog_id: the same of the topic that the state is written to.
+        next_command: offset of the next command; None: none was read yet.
+        commands_id: the same of the topic of commands.
     """
 
     next_offset: int | None = None
     telemetry_id: bytes | None = None
     changelog_id: bytes | None = None
+    next_command: int | None = None
+    commands_id: bytes | None = None

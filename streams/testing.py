@@ -159,7 +159,8 @@ class TripsTestDriver:
         output, topics = self._processor.take(), self._topics
         source = Source(topics.telemetry, 0)
         for rejected in output.rejected:
-            self._publish(topics.dead_letters, dead_letter(rejected, source, _LETTER_BYTES))
+            origin = Source(topics.commands, 0) if rejected.is_command else source
+            self._publish(topics.dead_letters, dead_letter(rejected, origin, _LETTER_BYTES))
         for late in output.late:
             self._publish(topics.late, late_letter(late, source, _LETTER_BYTES))
         ce_source = f"/ignition-trips/{self.settings.application_id}".encode()

@@ -44,10 +44,11 @@ class Destinations:
         telemetry: the source topic.
         events: every announcement, by vehicle id.
         trips: the latest state of each trip, by trip id.
-        dead_letters: what could not be read.
+        dead_letters: what could not be read, and commands that were refused.
         late: what came too late.
         changelog: the state; its partitions are the source's.
         max_bytes: ``max.message.bytes`` of each of these topics but the source; it limits records and whole batches.
+        commands: where those come from; empty: there are none.
     """
 
     application_id: str
@@ -58,6 +59,7 @@ class Destinations:
     late: str
     changelog: str
     max_bytes: Mapping[str, int]
+    commands: str = ""
 
 
 def partition_for(key: bytes | None, partitions: int, keyless: int) -> int:
@@ -122,7 +124,8 @@ class Checkpointer:
         if output.rejected:
             partitions = await self._partitions(to.dead_letters)
             for rejected in output.rejected:
-                letter = dead_letter(rejected, self._source, to.max_bytes[to.dead_letters])
+                source = Source(to.commands, self._source.partition) if rejected.is_command else self._source
+                letter = dead_letter(rejected, source, to.max_bytes[to.dead_letters])
                 messages[self._place(to.dead_letters, rejected.record.key, partitions)].append(letter)
         if output.late:
             partitions = await self._partitions(to.late)

@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 __all__ = ["Metrics"]
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25)
-_EVENTS: Final = ("TripStarted", "TripEnded", "TripDataReady", "TripDiscarded")
+_EVENTS: Final = ("TripStarted", "TripEnded", "TripDataReady", "TripDiscarded", "TripDeleted")
 # Fields of a processor's running totals that are numbers, and what they are called outside.
 _TOTALS: Final = {
     "messages": ("trips_messages", "Telemetry records read."),
     "samples": ("trips_samples", "Samples in them."),
     "applied": ("trips_applied_records", "Records that added a sample."),
     "repeated": ("trips_repeated_records", "Records that added none: all of it was known."),
+    "refused": ("trips_refused_samples", "Samples of deleted trips, which are refused."),
+    "commands": ("trips_commands", "Commands carried out, or refused."),
     "late": ("trips_late_records", "Records with samples behind the correction horizon."),
 }
 

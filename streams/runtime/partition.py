@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from streams.errors import ClusterError, InternalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from streams.records import Output, Record, Standing
     from streams.runtime.batches import Batch, Progress
+    from streams.runtime.commands import Commanded, Plan
 
 __all__ = ["CheckpointTaker", "Observer", "Partition", "PartitionProcessor", "QuietClock"]
 
@@ -150,6 +151,7 @@ class Partition:
         interval: seconds from the first change to its checkpoint.
         observer: is told what happens.
         fail: called once with what went wrong, when nothing may go on.
+        plan: where it goes on in its commands; None: there are none.
     """
 
     def __init__(
@@ -162,6 +164,7 @@ class Partition:
         interval: float,
         observer: Observer,
         fail: Callable[[BaseException], None],
+        plan: Plan | None = None,
     ) -> None:
         self.number = number
         self.processor = processor
@@ -174,6 +177,7 @@ class Partition:
         self._interval = interval
         self._observer = observer
         self._fail = fail
+        self._plan = plan
         self._quiet = QuietClock()
         self._clock_written = time.monotonic()
         self._sequence = 0  # of the next batch
@@ -208,6 +212,40 @@ class Partition:
     def start(self) -> None:
         """Begin to take checkpoints."""
         self._task = asyncio.create_task(self._run(), name=f"checkpoints of partition {self.number}")
+        self._release_at(self._expected)
+
+    def command(self, records: Sequence[Record]) -> None:
+        """Carry out commands, the next ones of this partition; or hold them with those that are held."""
+        plan, processor = self._plan, cast("Commanded", self.processor)
+        if plan is None:
+            raise InternalError(f"Partition {self.number} takes no commands.")
+        plan.next_command = records[-1].offset + 1
+        if plan.until is not None:
+            plan.held += ((record, True) for record in records)
+            processor.hold(plan.held)
+            return
+        for record in records:
+            processor.command(record)
+        self._stand_at(plan.next_command, changed=True)
+
+    def _release_at(self, position: int) -> None:
+        """Carry out the commands that are held, if the source is read that far."""
+        plan = self._plan
+        if plan is None or (plan.until is not None and position < plan.until):
+            return
+        held, plan.held, plan.until = plan.held, [], None
+        cast("Commanded", self.processor).release()
+        self._stand_at(plan.next_command, changed=bool(held))
+
+    def _stand_at(self, next_command: int, *, changed: bool) -> None:
+        """What came of the commands before this one and that it is the next are committed together."""
+        standing = self.processor.standing
+        self.processor.standing = standing._replace(next_command=next_command)
+        if changed:
+            if standing.next_offset is None and self._next_offset is None:
+                self._next_offset = self._expected  # a state says where in the source it goes on
+            self.processor.touch_clock()
+            self.changed()
 
     async def stop(self) -> None:
         """End without a checkpoint; what is not committed is read again by the next owner."""
@@ -244,6 +282,8 @@ class Partition:
         self._quiet.leave()
         self.processor.process(batch.records)
         self._next_offset = self._expected = batch.records[-1].offset + 1
+        if self._plan is not None and self._plan.until is not None:
+            self._release_at(self._expected)
         self._waits_since = now if self._waits_since is None else self._waits_since
         self._waiting += len(batch.records)
         if self._waiting >= _MAX_WAITING:
@@ -264,6 +304,8 @@ class Partition:
         self._measure_lag(progress)
         if progress is not None and progress.batches != self._sequence:
             progress = None  # there are batches on their way
+        if self._plan is not None and self._plan.until is not None and progress is not None:
+            self._release_at(progress.position)
         self._quiet.look(self.processor.clock, progress, now)
         clock, wake_at = self._quiet.read(now), self.processor.wake_at()
         if clock is None or wake_at is None:

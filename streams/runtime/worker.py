@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import faust
 import structlog
@@ -29,7 +29,7 @@ from streams.runtime.logs import FAUST_LOGGER
 from streams.runtime.partition import Observer, Partition
 from streams.runtime.positions import START_ANEW, Found, Names, Start, check_ids, refuse, start_of
 from streams.runtime.recovery import PartitionTableManager, VehicleTable
-from streams.runtime.source import log_bounds
+from streams.runtime.source import Bounds, log_bounds
 from streams.runtime.topic_ids import topic_ids
 from streams.runtime.watchdog import Watchdog
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from streams.delivery.checkpoint import Destinations
     from streams.runtime.batches import Batch, BatchConsumer
+    from streams.runtime.commands import Commanded, Commands, Plan
     from streams.runtime.fences import Fence, Fences
     from streams.runtime.partition import CheckpointTaker, PartitionProcessor
     from streams.settings import Topics
@@ -94,6 +95,7 @@ class Worker:
         commit_interval: seconds.
         metrics: are told what happens.
         anew: what to do where nothing else helps, for the messages.
+        commands: what else comes in, if something does.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Worker:
         commit_interval: float,
         metrics: WorkerMetrics,
         anew: str = START_ANEW,
+        commands: Commands | None = None,
     ) -> None:
         self.topics = topics
         self.consumer_settings = consumer_settings
@@ -131,6 +134,8 @@ class Worker:
         self._generation: int | None = None
         self._consumer: BatchConsumer | None = None
         self._names = Names(destinations.application_id, topics.telemetry, topics.changelog, anew)
+        self._commands = commands
+        self._plans: dict[int, Plan] = {}
         self._look: asyncio.Task[None] | None = None
         self._looked = 0.0
         # Processors whose state is exactly what is committed: recovered and not yet open, or drained.
@@ -222,7 +227,7 @@ class Worker:
         Raises:
             TripsError: nowhere: something is missing, or not what it was.
         """
-        ids = await self._topic_ids()
+        ids = await self._topic_ids(*([self._commands.topic] if self._commands is not None else []))
         bounds = await log_bounds(self.topics.telemetry, sorted(processors), self._client)
         places = {number: TopicPartition(self.topics.telemetry, number) for number in processors}
         committed = await consumer.committed(places.values()) if places else {}
@@ -248,12 +253,28 @@ class Worker:
             )
         if problems:
             refuse(problems)
+        if self._commands is not None:
+            await self._plan_commands(self._commands, processors, bounds, ids.get(self._commands.topic))
         return starts
 
-    async def _topic_ids(self) -> dict[str, bytes]:
-        """Those of source and changelog, as far as they are known."""
+    async def _plan_commands(
+        self,
+        commands: Commands,
+        processors: Mapping[int, PartitionProcessor],
+        bounds: Mapping[int, Bounds],
+        topic_id: bytes | None,
+    ) -> None:
+        standings = {number: processor.standing for number, processor in processors.items()}
+        ends = {number: each.end for number, each in bounds.items()}
+        self._plans = await commands.plan(standings, ends, topic_id)
+        for number, processor in processors.items():
+            cast("Commanded", processor).hold(self._plans[number].held)
+            processor.standing = processor.standing._replace(commands_id=topic_id)
+
+    async def _topic_ids(self, *more: str) -> dict[str, bytes]:
+        """Those of source and changelog (and more), as far as they are known."""
         for fence in self._fenced.values():
-            return await topic_ids(fence.producer.client, [self.topics.telemetry, self.topics.changelog])
+            return await topic_ids(fence.producer.client, [self.topics.telemetry, self.topics.changelog, *more])
         return {}
 
     def open(self, generation: int) -> None:
@@ -270,6 +291,7 @@ class Worker:
                 interval=self._commit_interval,
                 observer=self.metrics,
                 fail=self.fail,
+                plan=self._plans.get(number),
             )
             for number, processor in processors.items()
         }
@@ -281,17 +303,26 @@ class Worker:
             if start.remark is not None:
                 _log.warning(start.remark)
             self.metrics.lost(start.lost)
+        if self._commands is not None:
+            self._commands.start(self._plans, self._take_commands, self.fail)
         _log.info("worker ready", partitions=_ranges(self.partitions), generation=generation)
 
     def checkpointer(self, fence: Fence, number: int) -> CheckpointTaker:
         """What commits the checkpoints of a partition."""
         return Checkpointer(fence.producer, number, self._destinations)
 
+    def _take_commands(self, number: int, records: Sequence[Any]) -> None:
+        partition = self.partitions.get(number)
+        if partition is not None and self.failure is None:
+            partition.command(records)
+
     async def drain(self) -> None:
         """Commit what has been applied, because partitions are about to be given up; take nothing more."""
         partitions, self.partitions = self.partitions, {}
         self._generation = None
         await self._stop_looking()
+        if self._commands is not None:
+            await self._commands.stop()
         if self.failure is not None or not partitions:
             return
         try:
@@ -315,6 +346,8 @@ class Worker:
         """End for good."""
         self._generation = None
         await self._stop_looking()
+        if self._commands is not None:
+            await self._commands.stop()
         for partition in self.partitions.values():
             await partition.stop()
         await self._fences.close()

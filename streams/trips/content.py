@@ -14,7 +14,7 @@ from streams.trips.identity import TripIdentity, event_id
 from streams.trips.rules import Rules
 from streams.trips.trip import Fix, Flag, Trip
 
-__all__ = ["Envelope", "discarded", "ended", "finished", "iso", "ready_event", "started", "superseded"]
+__all__ = ["Envelope", "deleted", "discarded", "ended", "finished", "iso", "ready_event", "started", "superseded"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -106,6 +106,11 @@ def superseded(envelope: Envelope, start: int) -> dict[str, Any]:
         "vehicle_id": envelope.vehicle_id,
         "start": {"timestamp": iso(start)},
     }
+
+
+def deleted(envelope: Envelope) -> dict[str, Any]:
+    """The ``trip`` of TripDeleted: its names only."""
+    return envelope.head(envelope.revision) | {"vehicle_id": envelope.vehicle_id}
 
 
 def ready_event(trip: Trip, rules: Rules) -> tuple[str, dict[str, str]]:

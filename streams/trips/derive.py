@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from math import inf
 
+from streams.trips.holes import Hole, along
 from streams.trips.machine import Machine
 from streams.trips.rules import Rules
 from streams.trips.samples import Row, merge
@@ -23,19 +25,21 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
     return ordered
 
 
-def derive(timeline: Iterable[Row], rules: Rules, quiet: float = 0) -> list[Trip]:
+def derive(timeline: Iterable[Row], rules: Rules, quiet: float = 0, holes: Sequence[Hole] = ()) -> list[Trip]:
     """The trips of a timeline, in the order of their starts.
 
     Args:
         timeline: rows in any order, repeated or not.
         rules: by which trips are told.
         quiet: for how long, in ms, nothing has arrived from the vehicle.
+        holes: its deleted trips, in order; rows inside of them do not count.
 
     Returns:
         The trips. All but the last have ended.
     """
     machine = Machine(rules)
-    for row in in_order(timeline):
-        machine.feed(row)
+    rows = (row for row in in_order(timeline) if not any(hole.covers(row[0]) for hole in holes))
+    for step in along(rows, holes, -inf, inf):
+        machine.go(step)
     current = machine.current(quiet)
     return machine.ended if current is None else [*machine.ended, current]

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from streams.trips.holes import Hole
 from streams.trips.rules import Rules
 from streams.trips.samples import FLOW_ID_BIT, Property, Row, column
 from streams.trips.trip import Fix, Flag, Ride, Trip
@@ -31,10 +32,11 @@ class Phase(Enum):
     ON = "a trip is on"
     DOUBT = "a trip is on, but after a data gap"
     PENDING = "the trigger is off, but an ON may yet join the trip"
+    DELETED = "the trigger is on, but the trip is deleted"
 
 
 class Event(Enum):
-    """What a row may bring. GAP and LAPSE come before what the row itself holds."""
+    """What a row may bring, and HOLE, which stands between rows. GAP and LAPSE come before what a row itself holds."""
 
     ON = "ON"
     ON_DISTRUSTED = "ON (unknown_start=ignore)"
@@ -42,10 +44,11 @@ class Event(Enum):
     OFF_REVOCABLE = "OFF (with merge_gap)"
     GAP = "no sample for longer than silence_timeout"
     LAPSE = "a sample later than OFF + merge_gap"
+    HOLE = "a deleted trip"
 
 
 class Action(Enum):
-    """What the machine does on the way. The row belongs to the trip in all of them but END_INFERRED."""
+    """What the machine does on the way. The row belongs to the trip in all of them but END_INFERRED…."""
 
     NOTHING = auto()
     START = auto()
@@ -54,6 +57,7 @@ class Action(Enum):
     END_AFTER_GAP = auto()
     END_INFERRED = auto()
     END_INFERRED_START_UNOBSERVED = auto()
+    END_INFERRED_AT_DELETED = auto()
     REMEMBER_END = auto()
     REMEMBER_END_AFTER_GAP = auto()
     REMEMBER_LAST_SAMPLE = auto()
@@ -74,12 +78,14 @@ TRANSITIONS: Final[dict[Phase, dict[Event, Step]]] = {
         Event.ON_DISTRUSTED: Step(Phase.UNKNOWN),
         Event.OFF: Step(Phase.OFF),
         Event.OFF_REVOCABLE: Step(Phase.OFF),
+        Event.HOLE: Step(Phase.DELETED),
     },
     Phase.OFF: {
         Event.ON: Step(Phase.ON, Action.START),
         Event.ON_DISTRUSTED: Step(Phase.ON, Action.START),
         Event.OFF: Step(Phase.OFF),
         Event.OFF_REVOCABLE: Step(Phase.OFF),
+        Event.HOLE: Step(Phase.DELETED),
     },
     Phase.ON: {
         Event.ON: Step(Phase.ON),
@@ -87,12 +93,14 @@ TRANSITIONS: Final[dict[Phase, dict[Event, Step]]] = {
         Event.OFF: Step(Phase.OFF, Action.END),
         Event.OFF_REVOCABLE: Step(Phase.PENDING, Action.REMEMBER_END),
         Event.GAP: Step(Phase.DOUBT, Action.REMEMBER_LAST_SAMPLE),
+        Event.HOLE: Step(Phase.DELETED, Action.END_INFERRED_AT_DELETED),
     },
     Phase.DOUBT: {
         Event.ON: Step(Phase.ON, Action.END_INFERRED_START_UNOBSERVED),
         Event.ON_DISTRUSTED: Step(Phase.UNKNOWN, Action.END_INFERRED),
         Event.OFF: Step(Phase.OFF, Action.END_AFTER_GAP),
         Event.OFF_REVOCABLE: Step(Phase.PENDING, Action.REMEMBER_END_AFTER_GAP),
+        Event.HOLE: Step(Phase.DELETED, Action.END_INFERRED),
     },
     Phase.PENDING: {
         Event.ON: Step(Phase.ON, Action.FORGET_END),
@@ -100,6 +108,15 @@ TRANSITIONS: Final[dict[Phase, dict[Event, Step]]] = {
         Event.OFF: Step(Phase.PENDING),
         Event.OFF_REVOCABLE: Step(Phase.PENDING),
         Event.LAPSE: Step(Phase.OFF, Action.END_AS_REMEMBERED),
+        Event.HOLE: Step(Phase.DELETED, Action.END_AS_REMEMBERED),
+    },
+    Phase.DELETED: {
+        Event.ON: Step(Phase.DELETED),
+        Event.ON_DISTRUSTED: Step(Phase.DELETED),
+        Event.OFF: Step(Phase.OFF),
+        Event.OFF_REVOCABLE: Step(Phase.OFF),
+        Event.GAP: Step(Phase.UNKNOWN),
+        Event.HOLE: Step(Phase.DELETED),
     },
 }
 
@@ -122,9 +139,21 @@ class Machine:
         ride: the totals of the trip that is on, or whose end may yet be revoked.
         remembered: the trip as it would be if it ended where it may have ended: before the data gap, at the OFF.
         previous_end: when the last trip ended, ``previous_kept_end`` the last that was kept.
+        fading: spans of deleted trips of which samples may be among the known ones, until the horizon has passed.
     """
 
-    __slots__ = ("ended", "known", "last", "phase", "previous_end", "previous_kept_end", "remembered", "ride", "rules")
+    __slots__ = (
+        "ended",
+        "fading",
+        "known",
+        "last",
+        "phase",
+        "previous_end",
+        "previous_kept_end",
+        "remembered",
+        "ride",
+        "rules",
+    )
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
@@ -135,6 +164,7 @@ class Machine:
         self.remembered: Trip | None = None
         self.previous_end: int | None = None
         self.previous_kept_end: int | None = None
+        self.fading: list[tuple[int, int]] = []
         self.ended: list[Trip] = []
 
     def feed(self, row: Row) -> bool:
@@ -143,6 +173,8 @@ class Machine:
         rules = self.rules
         places = column(mask)
         moved = self._before(timestamp)
+        if self.fading:
+            self._fade(timestamp)
 
         step = Step(self.phase)
         place = places[rules.trigger]
@@ -163,11 +195,12 @@ class Machine:
     def _before(self, timestamp: int) -> bool:
         """What the time since the newest row means, before the row that comes now."""
         rules = self.rules
-        if self.phase is Phase.ON:
+        if self.phase is Phase.ON or self.phase is Phase.DELETED:
             if not rules.silence_timeout_ms or self.last is None or timestamp - self.last <= rules.silence_timeout_ms:
                 return False
-            step = TRANSITIONS[Phase.ON][Event.GAP]
-            self.remembered = self._trip(self.last, Flag.END_INFERRED, decided=None)
+            step = TRANSITIONS[self.phase][Event.GAP]
+            if step.action is Action.REMEMBER_LAST_SAMPLE:
+                self.remembered = self._trip(self.last, Flag.END_INFERRED, decided=None)
         elif self.phase is Phase.PENDING and self.remembered is not None:
             if timestamp <= (self.remembered.end or 0) + rules.merge_gap_ms:
                 return False
@@ -177,6 +210,56 @@ class Machine:
             return False
         self.phase = step.phase
         return True
+
+    def go(self, step: Row | Hole) -> bool:
+        """Go on by a row or a deleted trip; as :meth:`feed`."""
+        if isinstance(step, Hole):
+            self.skip(step)
+            return True
+        return self.feed(step)
+
+    def skip(self, hole: Hole) -> None:
+        """Go on by a deleted trip: a trip that runs into it ends; of what it was, only its neighbours learn."""
+        self._before(hole.start)
+        self._fade(hole.start)
+        step = TRANSITIONS[self.phase][Event.HOLE]
+        if step.action is Action.END_INFERRED_AT_DELETED and self.ride is not None:
+            self.ride.longest_gap = max(self.ride.longest_gap, hole.start - self.ride.last)
+            self._end(self._trip(hole.start, Flag.END_INFERRED, decided=hole.start))
+        elif self.remembered is not None:
+            if step.action is Action.END_INFERRED:
+                self.remembered.decided = hole.start
+            self._end(self.remembered)
+        for name, instant, value in hole.samples:
+            if name not in self.known or self.known[name][0] <= instant:
+                self.known[name] = (instant, value)
+        if hole.trigger_on is False:
+            step = TRANSITIONS[step.phase][Event.OFF]
+        elif hole.trigger_on is None:
+            step = TRANSITIONS[step.phase][Event.GAP]
+        self.phase = step.phase
+        self.last = self.previous_end = hole.end
+        if hole.kept:
+            self.previous_kept_end = hole.end
+        self.fading.append((hole.start, hole.end))
+
+    def forget_ride(self) -> None:
+        """The trip that is on, or whose end may yet be revoked, is deleted; what it was is told by :meth:`skip`."""
+        self.phase, self.ride, self.remembered = Phase.OFF, None, None
+
+    def forget_known(self, start: int, end: int) -> None:
+        """Of a deleted trip that is over, the last known samples, but for the trigger's state."""
+        self.known = {
+            name: sample
+            for name, sample in self.known.items()
+            if not start <= sample[0] <= end or name == self.rules.trigger
+        }
+
+    def _fade(self, timestamp: int) -> None:
+        """Samples of a deleted trip are for neighbours within the horizon only."""
+        for span in [span for span in self.fading if timestamp > span[1] + self.rules.correction_horizon_ms]:
+            self.forget_known(*span)
+            self.fading.remove(span)
 
     def _event(self, *, on: bool) -> Event:
         if on:
@@ -353,6 +436,7 @@ class Machine:
             timestamp, value = self.known[name]
             mask |= 1 << name
             samples += [last - timestamp, value]
+        fading = () if not self.fading else ([last - instant for span in self.fading for instant in span],)
         packed: bytes = msgpack.packb(
             (
                 _PHASES.index(self.phase),
@@ -363,6 +447,7 @@ class Machine:
                 None if self.previous_kept_end is None else last - self.previous_kept_end,
                 self.ride and self.ride.pack(),
                 self.remembered and self.remembered.pack(),
+                *fading,
             )
         )
         return packed
@@ -373,8 +458,12 @@ class Machine:
         machine = cls(rules)
         if not packed:
             return machine
-        phase, machine.last, mask, samples, previous_end, previous_kept_end, ride, remembered = msgpack.unpackb(packed)
+        phase, machine.last, mask, samples, previous_end, previous_kept_end, ride, remembered, *fading = (
+            msgpack.unpackb(packed)
+        )
         last = machine.last or 0
+        instants = [last - age for ages in fading for age in ages]
+        machine.fading = list(zip(instants[::2], instants[1::2], strict=True))
         machine.phase = _PHASES[phase]
         entries = iter(samples)
         for name in range(FLOW_ID_BIT):

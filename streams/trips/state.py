@@ -1,7 +1,7 @@
 """How state is stored: each value names its format and proves that it is whole.
 
-A value is one byte of format version, four bytes of CRC-32 over key and content, and the content. Keys are one letter
-for the kind of value, for chunks their number, and the vehicle's id:
+A value is one byte of format version, four bytes of CRC-32 over version, key and content, and the content. Keys are one
+letter for the kind of value, for chunks their number, and the vehicle's id:
 
 =====  =======================================================================
 key    value
@@ -11,11 +11,13 @@ key    value
 ``b``  its base: the machine that has seen all that is folded
 ``t``  its tip: the machine as it was after the last edge of the trigger
 ``w``  a page of its words: what was last announced about each trip that is not settled
+``d``  its holes: what is left of its deleted trips
 ``s``  a small chunk of rows
 ``c``  a sealed chunk of rows
 =====  =======================================================================
 
-Format 1 had nothing but the clock under ``k``. All else is as it was.
+Format 1 had nothing but the clock under ``k``, format 2 neither holes nor the place in the commands; the checksum of
+both left the version out. All else is as it was.
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ __all__ = [
     "unpack_clock",
 ]
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 CLOCK_KEY: Final = b"k"
+_VERSION_IN_CHECKSUM: Final = 3
 _FRAME: Final = Struct("<BI")
 FRAME_SIZE: Final = _FRAME.size
 
@@ -51,7 +54,11 @@ class BrokenStateError(Exception):
 
 def seal_value(key: bytes, content: bytes, version: int = FORMAT_VERSION) -> bytes:
     """Content as a stored value of a format version."""
-    return _FRAME.pack(version, crc32(content, crc32(key))) + content
+    return _FRAME.pack(version, _checksum(version, key, content)) + content
+
+
+def _checksum(version: int, key: bytes, content: bytes) -> int:
+    return crc32(content, crc32(key, version if version >= _VERSION_IN_CHECKSUM else 0))
 
 
 def open_value(key: bytes, value: bytes, newest: int = FORMAT_VERSION) -> bytes:
@@ -74,7 +81,7 @@ def open_value(key: bytes, value: bytes, newest: int = FORMAT_VERSION) -> bytes:
             "start the newer version of ignition-trips that wrote it (or a later one)"
         )
     content = value[FRAME_SIZE:]
-    if version < 1 or crc32(content, crc32(key)) != checksum:
+    if version < 1 or _checksum(version, key, content) != checksum:
         raise BrokenStateError(f"the record with key {key!r} is damaged: its checksum does not match")
     return content
 
@@ -87,14 +94,24 @@ def pack_clock(clock: int, vehicles: int, standing: Standing) -> bytes:
         vehicles: how many have state, as of this checkpoint.
         standing: where the state stands, as of this checkpoint.
     """
-    packed: bytes = msgpack.packb((clock, standing.next_offset, vehicles, standing.telemetry_id, standing.changelog_id))
+    packed: bytes = msgpack.packb(
+        (
+            clock,
+            standing.next_offset,
+            vehicles,
+            standing.telemetry_id,
+            standing.changelog_id,
+            standing.next_command,
+            standing.commands_id,
+        )
+    )
     return packed
 
 
 def unpack_clock(content: bytes) -> tuple[int, int | None, Standing]:
-    """The inverse of :func:`pack_clock`; of format 1 nothing but the clock is known."""
+    """The inverse of :func:`pack_clock`; of format 1 nothing but the clock is known, of format 2 no commands."""
     unpacked = msgpack.unpackb(content)
     if isinstance(unpacked, int):
         return unpacked, None, Standing()
-    clock, next_offset, vehicles, telemetry_id, changelog_id = unpacked
-    return clock, vehicles, Standing(next_offset, telemetry_id, changelog_id)
+    clock, next_offset, vehicles, *rest = unpacked
+    return clock, vehicles, Standing(next_offset, *rest)

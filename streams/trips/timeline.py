@@ -89,6 +89,7 @@ class Timeline:
         sealed: compressed chunks by the number of their key.
         changed: which chunks are not stored yet, by the kind and number of their key.
         stale: keys whose stored chunks are not needed any more.
+        erased: there is something among those that must not stay.
     """
 
     __slots__ = (
@@ -96,6 +97,7 @@ class Timeline:
         "_read",
         "_unit",
         "changed",
+        "erased",
         "sealed",
         "small",
         "stale",
@@ -114,6 +116,7 @@ class Timeline:
         self.sealed: dict[int, Chunk] = {}
         self.changed: set[tuple[bytes, int]] = set()
         self.stale: set[tuple[bytes, int]] = set()
+        self.erased = False
 
     def append(self, row: Row) -> None:
         """Keep a row, of any instant."""
@@ -192,7 +195,14 @@ class Timeline:
 
     def repack(self, begin: float) -> None:
         """Keep only the rows from this instant on, in as few chunks as they need."""
-        rows = self.rows(begin - 1, inf)
+        self._keep(self.rows(begin - 1, inf))
+
+    def erase(self, begin: int, end: int) -> None:
+        """Forget the rows of a span, both ends included, wherever they are: no chunk stays that holds one of them."""
+        self._keep([*self.rows(-inf, begin - 1), *self.rows(end, inf)])
+        self.erased = True
+
+    def _keep(self, rows: list[Row]) -> None:
         self._leave((SMALL, place) for place in range(len(self.small)))
         self._leave((SEALED, number) for number in self.sealed)
         self.small, self.sealed = [], {}
@@ -222,9 +232,10 @@ class Timeline:
             (kind, number, (self.sealed if kind == SEALED else self.small)[number].dump())
             for kind, number in self.changed
         ]
-        if clear:
+        if clear or self.erased:
             values += [(kind, number, b"") for kind, number in self.stale]
             self.stale = set()
+            self.erased = False
         self.changed = set()
         return values
 

@@ -1,7 +1,8 @@
 """One vehicle: its timeline, what was announced about its trips, and what is to be announced next.
 
-Five verbs are all that a processor needs: :meth:`Vehicle.apply` a record's rows, :meth:`Vehicle.announce` what they
-changed, :meth:`Vehicle.quiet_for` a while, :meth:`Vehicle.store` and :meth:`Vehicle.load`.
+Six verbs are all that a processor needs: :meth:`Vehicle.apply` a record's rows, :meth:`Vehicle.announce` what they
+changed, :meth:`Vehicle.quiet_for` a while, :meth:`Vehicle.delete` a trip, :meth:`Vehicle.store` and
+:meth:`Vehicle.load`.
 
 A row that comes in order and brings no edge of the trigger is only packed and kept. At an edge the machine goes on from
 the last *mark*, the packed machine after the last edge. A row that comes late, where a mark has already been, makes the
@@ -11,7 +12,8 @@ that stands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
 from math import inf
@@ -24,7 +26,8 @@ import orjson
 
 from streams.records import Announcement, TripsRecord
 from streams.trips import content
-from streams.trips.identity import identify
+from streams.trips.holes import Hole, along, pack_holes, unpack_holes
+from streams.trips.identity import identify, start_of
 from streams.trips.ledger import Ledger, State, Word
 from streams.trips.machine import Machine, Phase
 from streams.trips.rules import Rules
@@ -33,7 +36,7 @@ from streams.trips.state import FRAME_SIZE, seal_value
 from streams.trips.timeline import Timeline
 from streams.trips.trip import Trip
 
-__all__ = ["StoredVehicle", "Vehicle"]
+__all__ = ["Deleting", "Outcome", "StoredVehicle", "Vehicle"]
 
 _HEAD_BUDGET: Final = 250
 _MARKS: Final = 256
@@ -44,6 +47,30 @@ _ALERT: Final = Struct("<q?")  # the first bytes of a head: when to wake, and wh
 
 Late = tuple[Property, int]
 """A sample behind the horizon: its property and instant."""
+
+
+class Deleting(NamedTuple):
+    """A trip to be deleted.
+
+    Attributes:
+        start: the trip's, in epoch ms.
+        requested_at: epoch ms.
+        revision: of the last announcement of it that the one who asks has found; None: of none.
+        end: the trip's in that announcement, if it had one.
+    """
+
+    start: int
+    requested_at: int
+    revision: int | None
+    end: int | None
+
+
+class Outcome(Enum):
+    """What became of a deletion."""
+
+    DELETED = "deleted"
+    ALREADY_DELETED = "already_deleted"
+    UNKNOWN_TRIP = "unknown_trip"
 
 
 class Mark(NamedTuple):
@@ -71,6 +98,7 @@ class StoredVehicle(NamedTuple):
     words: tuple[tuple[int, bytes], ...]
     small: tuple[tuple[int, bytes], ...]
     sealed: tuple[tuple[int, bytes], ...]
+    holes: bytes = b""
 
     @property
     def wake_at(self) -> int | None:
@@ -88,7 +116,8 @@ class StoredVehicle(NamedTuple):
     def size(self) -> int:
         """Bytes that the values take."""
         parts = (*self.words, *self.small, *self.sealed)
-        return len(self.head) + len(self.tip) + len(self.base) + sum(len(value) for _, value in parts)
+        own = (self.head, self.tip, self.base, self.holes)
+        return sum(len(value) for value in own) + sum(len(value) for _, value in parts)
 
 
 class Vehicle:
@@ -102,6 +131,8 @@ class Vehicle:
         "_due",
         "_fold_at",
         "_folded",
+        "_holes",
+        "_holes_at",
         "_horizon",
         "_key",
         "_last",
@@ -112,6 +143,7 @@ class Vehicle:
         "_quiet",
         "_rules",
         "_stale",
+        "_stored_holes",
         "_stored_tip",
         "_time_ms",
         "_timeline",
@@ -124,7 +156,9 @@ class Vehicle:
         "counted_size",
         "id",
         "looked_at",
+        "muted",
         "on",
+        "on_refused",
         "pending",
         "said",
         "stored",
@@ -141,6 +175,9 @@ class Vehicle:
         self._folded: int | None = None
         self._marks: list[Mark] = []
         self._stored_tip = b""
+        self._holes: list[Hole] = []
+        self._stored_holes = b""
+        self._holes_at: float = -inf
         self._fold_at: float = -inf
         self._ledger = Ledger()
         self._newest: int | None = None
@@ -166,6 +203,10 @@ class Vehicle:
         self.was_on = False
         self.counted_size = 0
         self.looked_at = 0
+        self.muted: set[int] = set()
+        """Starts of trips of which nothing is said: those that are deleted, or are about to be."""
+        self.on_refused: Callable[[int], None] | None = None
+        """Is told how many samples have come of deleted trips."""
 
     # -- a record comes in -------------------------------------------------------------------------------------------
 
@@ -191,6 +232,8 @@ class Vehicle:
             if self._touched is not None and self._touched[0] < horizon:
                 # What is still to be announced would be behind the horizon: say it as of the record before.
                 self.announce()
+        if self._holes:
+            rows = self._outside(rows, horizon)
         late: list[Late] = []
         newest_added: int | None = None
         urgent = False
@@ -222,6 +265,19 @@ class Vehicle:
         if urgent or (self._newest is not None and self._newest > self._due):
             self.announce()
         return True, late
+
+    def _outside(self, rows: Sequence[Row], horizon: float) -> list[Row]:
+        """Without those inside of deleted trips; what is not known of them is refused, and counted."""
+        outside: list[Row] = []
+        for row in rows:
+            if not any(hole.covers(row[0]) and hole.end >= horizon for hole in self._holes):
+                outside.append(row)
+            elif self.on_refused is not None:
+                last = self._last_known()
+                items = row_items(row)
+                items.pop(FLOW_ID_BIT, None)
+                self.on_refused(sum(last.get(name) != (row[0], value) for name, value in items.items()))
+        return outside
 
     def _with_own_flow_id(self, row: Row) -> Row:
         """Without its flow id, unless the row holds an ON of the trigger: only that may start a trip."""
@@ -314,16 +370,27 @@ class Vehicle:
         if self._last is None:
             start = self._mark_before(-inf if self._touched is None else self._touched[0])
             machine = Machine.unpack(start.packed if start else self._base, self._rules)
+            if self._holes:
+                self._run(machine, inf)
+                return machine.known  # not kept: what fades, fades
             self._last = dict(machine.known)
             self._learn(self._last, self._timeline.rows(_instant_of(machine), inf))
         return self._last
+
+    def _run(self, machine: Machine, to: float) -> None:
+        """Have the machine see all up to an instant, and leave no mark."""
+        for step in self._steps(machine, to):
+            machine.go(step)
 
     def _last_behind(self, horizon: float, name: int) -> tuple[int, Any] | None:
         """The last sample of a property behind the horizon."""
         if self._behind is None or self._behind[0] != horizon:
             machine = Machine.unpack(self._base, self._rules)
+            if self._holes:
+                self._run(machine, horizon - 1)
             known = dict(machine.known)
-            self._learn(known, self._timeline.rows(_instant_of(machine), horizon - 1))
+            if not self._holes:
+                self._learn(known, self._timeline.rows(_instant_of(machine), horizon - 1))
             self._behind = (horizon, known)
         return self._behind[1].get(name)
 
@@ -459,9 +526,15 @@ class Vehicle:
         return derived, begin, unchanged
 
     def _feed(self, machine: Machine, to: float) -> None:
-        for row in self._timeline.rows(_instant_of(machine), to):
-            if machine.feed(row):
-                self._marks.append(Mark(row[0], machine.pack()))
+        for step in self._steps(machine, to):
+            if machine.go(step) and machine.last is not None:
+                self._marks.append(Mark(machine.last, machine.pack()))
+
+    def _steps(self, machine: Machine, to: float) -> Iterable[Row | Hole]:
+        """What comes after all that the machine has seen, up to an instant."""
+        after = _instant_of(machine)
+        rows = self._timeline.rows(after, to)
+        return along(rows, self._holes, after, to) if self._holes else rows
 
     def _remember_waits(self, machine: Machine, current: Trip | None) -> None:
         """How long a quiet, and which instant of a sample, would change what is told of the trip that is on."""
@@ -588,6 +661,8 @@ class Vehicle:
     def _publish(
         self, envelope: content.Envelope, event: str, identifier: str, payload: bytes, trips_record: TripsRecord
     ) -> None:
+        if self.muted and start_of(envelope.identity.id) in self.muted and event != "TripDeleted":
+            return
         self.said.append(
             Announcement(
                 vehicle_id=self.id,
@@ -602,22 +677,150 @@ class Vehicle:
             )
         )
 
+    # -- deleting ----------------------------------------------------------------------------------------------------
+
+    def delete(self, deleting: Deleting) -> Outcome:
+        """Erase a trip, and announce that it is deleted; nothing else is said of it, ever. Nothing may be pending.
+
+        Its neighbours stay as they were announced.
+        """
+        start, word = deleting.start, self._ledger.get(deleting.start)
+        if any(hole.start == start and hole.until >= self._horizon for hole in self._holes):
+            return Outcome.ALREADY_DELETED
+        if word is None and deleting.revision is None:
+            return Outcome.UNKNOWN_TRIP
+        if not self._stale:
+            self._fold(self._horizon)
+        hole = self._dig(deleting, word)
+        self._holes = sorted([*(one for one in self._holes if one.start != start), hole], key=lambda one: one.start)
+        self.muted.add(start)
+        if word is not None:
+            self._ledger.remove(start)
+        self._changed_at(start)
+        self._say_deleted(deleting)
+        # Nothing has arrived: what waits goes on to wait, and of the neighbours nothing is said again.
+        self.announce(timer=True)
+        return Outcome.DELETED
+
+    def _dig(self, deleting: Deleting, word: Word | None) -> Hole:
+        """Erase what there is of a trip, and tell what is left of it."""
+        start, rules = deleting.start, self._rules
+        told = self._told()
+        trip, base = told.pop(start, None), Machine.unpack(self._base, rules)
+        end: int | None
+        if word is not None:
+            end = self._newest if word.state is State.STARTED else word.end
+            kept = trip.end is not None and not trip.discarded(rules) if trip else word.state is State.READY
+        else:
+            end = trip.end if trip is not None else deleting.end
+            kept = trip is not None and trip.end is not None and not trip.discarded(rules)
+        until = max(instant for instant in (start, end, self._newest) if instant is not None)
+        nothing = Hole(start, start - 1, None, kept=False, until=until)
+        if end is None or end < start:
+            # It never was, as far as is known: what is there belongs to others.
+            return nothing if self._newest is not None else Hole(start, start, None, kept=False, until=until)
+        folded = base.last is not None and base.last >= start
+        if folded and (base.ride is None or base.ride.start != start):
+            self._timeline.erase(start, end)  # what is folded may still be there
+            self._erase_known(base, start, end, told)
+            return nothing
+        if word is None and trip is None:
+            # Announced by others, or long ago. Whether there was a trip or not: the vehicle's own trips stay.
+            hole = Hole(start, end, None, kept=False, until=until)
+            if self._timeline.rows(start - 1, end):
+                return nothing
+            self._holes, before = sorted([*self._holes, hole], key=lambda one: one.start), self._holes
+            same, self._holes = self._told() == told, before
+            return hole if same else nothing
+        inside: dict[int, tuple[int, Any]] = {}
+        self._learn(inside, self._timeline.rows(start - 1, end))
+        inside.pop(FLOW_ID_BIT, None)
+        trigger = inside.get(rules.trigger) or (base.known.get(rules.trigger) if folded else None)
+        hole = Hole(
+            start,
+            end,
+            None if trigger is None else bool(trigger[1]),
+            kept=bool(kept),
+            until=until,
+            samples=tuple((name, *sample) for name, sample in sorted(inside.items())),
+        )
+        self._timeline.erase(start, end)
+        if folded:
+            base.forget_ride()
+            base.skip(hole)
+            self._base, self._base_changed = base.pack(), True
+            hole = hole.emptied()
+        return hole
+
+    def _told(self) -> dict[int, Trip]:
+        """All trips that can still be told, by their starts, without looking at marks."""
+        machine = Machine.unpack(self._base, self._rules)
+        self._run(machine, inf)
+        current = machine.current(self._quiet)
+        return {trip.start: trip for trip in (machine.ended if current is None else [*machine.ended, current])}
+
+    def _erase_known(self, base: Machine, start: int, end: int, told: dict[int, Trip]) -> None:
+        """Of a trip that is folded and over nothing is left but last known samples: at once, if nobody needs them."""
+        before = base.pack()
+        base.forget_known(start, end)
+        self._base = base.pack()
+        if self._told() != told:
+            base = Machine.unpack(before, self._rules)
+            base.fading.append((start, end))
+            self._base = base.pack()
+        self._base_changed = True
+
+    def _changed_at(self, start: int) -> None:
+        """Forget what was worked out from the timeline and the base as they were before a deletion."""
+        self._marks = [] if self._base_changed else [mark for mark in self._marks if mark.instant < start]
+        self._last = self._behind = None
+        self._touch(-inf if self._base_changed else start)
+
+    def _say_deleted(self, deleting: Deleting) -> None:
+        envelope = self._envelope(deleting.start, None)
+        if self._offset < 0:  # nothing is known of this vehicle: its records are gone, or still to come
+            envelope = envelope._replace(revision=deleting.revision or 0, time_ms=deleting.requested_at)
+        identifier, payload = envelope.encode("TripDeleted", deleting.requested_at, content.deleted(envelope))
+        self._publish(envelope, "TripDeleted", identifier, payload, TripsRecord.DELETE)
+
     # -- state -------------------------------------------------------------------------------------------------------
 
     def _fold(self, horizon: float) -> None:
         """Keep of what is behind the horizon only what the machine keeps of it."""
         horizon = min([horizon, *self._ledger.waiting])
         machine = Machine.unpack(self._base, self._rules)
-        rows = self._timeline.rows(_instant_of(machine), horizon - 1)
-        if rows:
-            for row in rows:
-                machine.feed(row)
+        steps = list(self._steps(machine, horizon - 1))
+        if steps:
+            for step in steps:
+                machine.go(step)
             self._base = machine.pack()
             self._base_changed = True
+        if self._holes:
+            self._forget_holes(machine)
         if horizon > -inf:
             self._folded = int(horizon) if self._folded is None else max(self._folded, int(horizon))
             self._timeline.drop(self._folded)
             self._marks = [mark for mark in self._marks if mark.instant >= horizon]
+
+    def _forget_holes(self, base: Machine) -> None:
+        """Those that the horizon has passed, when nothing that is folded is for neighbours only any more."""
+        seen = _instant_of(base)
+        holes = [hole.emptied() if hole.end <= seen else hole for hole in self._holes]
+        self._holes = [
+            hole
+            for hole in holes
+            if hole.until >= self._horizon or hole.end > seen or any(begin == hole.start for begin, _ in base.fading)
+        ]
+        self.muted -= {hole.start for hole in holes} - {hole.start for hole in self._holes}
+
+    def _tidy_holes(self) -> None:
+        """Fold, now and then, deleted trips that the horizon has passed."""
+        newest = self._newest
+        if self._stale or newest is None or newest < self._holes_at:
+            return
+        if any(hole.until < self._horizon for hole in self._holes):
+            self._holes_at = newest + self._rules.correction_horizon_ms // 8
+            self._fold(self._horizon)
 
     def _tidy(self) -> None:
         """Fold, now and then, whatever lies behind the horizon of a vehicle that is not driving."""
@@ -638,6 +841,8 @@ class Vehicle:
         """
         timeline = self._timeline
         self._tidy()
+        if self._holes:
+            self._tidy_holes()
         head = self._head()
         if len(head) + len(timeline.tail) + FRAME_SIZE > _HEAD_BUDGET and timeline.tail:
             timeline.store_tail()
@@ -657,12 +862,16 @@ class Vehicle:
         if tip != self._stored_tip:
             _put(changes, b"t" + key, tip)
             self._stored_tip = tip
+        holes = pack_holes(self._holes) if self._holes else b""
+        if holes != self._stored_holes:
+            _put(changes, b"d" + key, holes)
+            self._stored_holes = holes
         for number, page in self._ledger.store().items():
             _put(changes, _part_key(b"w", number, key), page)
         for kind, number, value in timeline.store(clear=not self.on):
             _put(changes, _part_key(kind, number, key), value)
         timeline.close()
-        self.stored = StoredVehicle(head, tip, self._base, (), (), ())
+        self.stored = StoredVehicle(head, tip, self._base, (), (), (), holes)
         return changes
 
     @property
@@ -671,7 +880,7 @@ class Vehicle:
         if self.stored is None:
             return 0
         chunks = self._timeline.size - len(self._timeline.tail)
-        return chunks + len(self.stored.head) + len(self.stored.tip) + len(self._base)
+        return chunks + len(self.stored.head) + len(self.stored.tip) + len(self._base) + len(self.stored.holes)
 
     def rest(self) -> StoredVehicle:
         """The vehicle as it was stored last."""
@@ -740,6 +949,9 @@ class Vehicle:
         vehicle._horizon = -inf if horizon is None else horizon
         vehicle._base = stored.base
         vehicle._stored_tip = stored.tip
+        if stored.holes:
+            vehicle._holes, vehicle._stored_holes = unpack_holes(stored.holes), stored.holes
+            vehicle.muted = {hole.start for hole in vehicle._holes}
         vehicle._ledger = Ledger.load(stored.words, -inf if settled_before is None else settled_before)
         vehicle._timeline = Timeline.load(stored.head[end:], stored.small, small, stored.sealed, vehicle._folded)
         if fingerprint != _fingerprint(rules):

@@ -90,12 +90,19 @@ def check_one_payload(announcements: Iterable[Announcement]) -> None:
 
 
 def check_order(announcements: Iterable[Announcement]) -> None:
-    """Within each trip: revisions never fall, and started comes before ended before ready or discarded."""
+    """Within each trip: revisions never fall, and started comes before ended before ready or discarded.
+
+    After a trip was deleted nothing is said of it.
+    """
     last: dict[str, Announcement] = {}
     for announcement in announcements:
         before = last.get(announcement.trip_id)
         last[announcement.trip_id] = announcement
         event = announcement.event
+        assert before is None or before.event != DELETED, (announcement.trip_id, before, announcement)
+        if event == DELETED:
+            assert before is None or announcement.revision >= before.revision, (announcement.trip_id, before)
+            continue
         superseded = event == "TripDiscarded" and json.loads(announcement.payload)["data"]["reason"] == "SUPERSEDED"
         if before is None:
             assert event == "TripStarted", (announcement.trip_id, event, "first")

@@ -18,6 +18,10 @@ Where the contract leaves room, this is how it is read:
 - ``TripEnded`` tells everything that ``TripDataReady`` does but the metrics: all flags, and a start position that may
   be the first inside.
 - ``ready_delay`` has passed when a sample is at least that much later than the end, or quiet is longer.
+- A hole is where the trip was: the trigger on at its start, and off at its end if an OFF was in it. Otherwise ONs start
+  nothing until an OFF or a data gap. A trip whose OFF was before the hole ends there, whatever ``merge_gap`` says.
+- The last samples in a hole count for trips after it, at instants up to ``correction_horizon`` after its end. Then they
+  are gone, and older ones do not take their place. The hole counts as the trip before, if the trip counted.
 """
 
 from __future__ import annotations
@@ -34,11 +38,23 @@ from typing import TYPE_CHECKING, Any, Final
 from streams.trips.samples import SWITCHES, Property
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from streams.trips.rules import Rules
 
-__all__ = ["OracleTrip", "Sample", "derive", "resolve", "timestamp", "trip_hash", "trip_id", "trip_key", "ulid"]
+__all__ = [
+    "OracleHole",
+    "OracleTrip",
+    "Sample",
+    "derive",
+    "dig",
+    "resolve",
+    "timestamp",
+    "trip_hash",
+    "trip_id",
+    "trip_key",
+    "ulid",
+]
 
 Sample = tuple[int, Property, Any]
 """(timestamp in ms, property, value in the steps of ``samples.py``); a position is (lat, lon, altitude or None)."""
@@ -75,20 +91,69 @@ class OracleTrip:
         return self.end is None
 
 
+@dataclass(frozen=True)
+class OracleHole:
+    """A deleted trip."""
+
+    start: int
+    end: int
+    off: bool | None
+    """Whether there was an OFF in it; None: nobody knows."""
+    counted: bool
+    samples: tuple[Sample, ...] = ()
+    """The last one of each property."""
+    gone: bool = False
+    """The samples are for nobody any more."""
+
+    def covers(self, at: int) -> bool:
+        return self.start <= at <= self.end
+
+
+def dig(samples: Iterable[Sample], trip: OracleTrip, newest: int, trigger: Property) -> OracleHole:
+    """What is left of a trip among these samples when it is deleted."""
+    end = newest if trip.end is None else trip.end
+    last: dict[Property, Sample] = {}
+    for sample in resolve(samples):
+        if trip.start <= sample[0] <= end:
+            last[sample[1]] = sample
+    return OracleHole(
+        trip.start,
+        end,
+        off=not last[trigger][2],
+        counted=trip.end is not None and trip.reason is None,
+        samples=tuple(last.values()),
+    )
+
+
 @dataclass
 class _Interval:
     start: int
     end: int | None = None
     observed_end: bool = False
+    final: bool = False
+    """A hole follows: nothing can be joined to it."""
     flags: set[str] = field(default_factory=set)
 
 
-def derive(samples: Iterable[Sample], rules: Rules, quiet_ms: float = 0, *, vehicle_id: str = "V1") -> list[OracleTrip]:
+def derive(
+    samples: Iterable[Sample],
+    rules: Rules,
+    quiet_ms: float = 0,
+    *,
+    vehicle_id: str = "V1",
+    holes: Sequence[OracleHole] = (),
+) -> list[OracleTrip]:
     """All trips of one vehicle, in time order."""
-    timeline = _by_property(resolve(samples))
+    outside = [sample for sample in resolve(samples) if not any(hole.covers(sample[0]) for hole in holes)]
+    timeline = _by_property(outside, holes, rules)
     trips: list[OracleTrip] = []
     previous_end = previous_kept_end = None
-    for interval in _intervals(timeline, rules, quiet_ms):
+    holes = sorted(holes, key=lambda hole: hole.start)
+    for interval in _intervals(timeline, rules, quiet_ms, holes):
+        for hole in holes:
+            if hole.end < interval.start and (previous_end is None or hole.end > previous_end):
+                previous_end = hole.end
+                previous_kept_end = hole.end if hole.counted else previous_kept_end
         trip = _tell(
             interval,
             timeline,
@@ -121,28 +186,51 @@ def resolve(samples: Iterable[Sample]) -> list[Sample]:
     return sorted((t, prop, value) for (t, prop), value in chosen.items())
 
 
-# A timeline by property: its samples as (timestamp, value), in time order; all its instants stand under None.
-_Timeline = dict[Property | None, list[tuple[int, Any]]]
+class _Timeline(dict[Property | None, list[tuple[int, Any]]]):
+    """By property: its samples as (timestamp, value), in time order; all its instants stand under None.
+
+    ``ghosts``: of holes the last samples by property, each with the instants after and up to which it counts.
+    """
+
+    ghosts: dict[Property, list[tuple[int, Any, int, int]]]
 
 
-def _by_property(timeline: list[Sample]) -> _Timeline:
-    found: _Timeline = {prop: [] for prop in Property}
+def _by_property(timeline: list[Sample], holes: Sequence[OracleHole], rules: Rules) -> _Timeline:
+    found = _Timeline({prop: [] for prop in Property})
     for t, prop, value in timeline:
         found[prop].append((t, value))
-    found[None] = [(t, None) for t in sorted({t for t, _, _ in timeline})]
+    instants = {t for t, _, _ in timeline} | {t for hole in holes for t in (hole.start, hole.end)}
+    found[None] = [(t, None) for t in sorted(instants)]
+    found.ghosts = {prop: [] for prop in Property}
+    for hole in holes:
+        until = hole.end if hole.gone else hole.end + rules.correction_horizon_ms
+        for t, prop, value in hole.samples:
+            found.ghosts[prop].append((t, value, hole.end, until))
     return found
 
 
 # --------------------------------------------------------------------------------------------- when trips begin and end
 
 
-def _intervals(timeline: _Timeline, rules: Rules, quiet_ms: float) -> list[_Interval]:
+def _intervals(timeline: _Timeline, rules: Rules, quiet_ms: float, holes: Sequence[OracleHole]) -> list[_Interval]:
     instants = [t for t, _ in timeline[None]]
-    edges = timeline[rules.trigger]
+    edges: list[tuple[int, Any]] = [*timeline[rules.trigger], *((hole.start, hole) for hole in holes)]
     trips: list[_Interval] = []
     state = "unknown"
     before = 0  # the trigger sample before this one
-    for t, on in edges:
+    for t, on in sorted(edges, key=_INSTANT):
+        if isinstance(on, OracleHole):
+            if state == "on":
+                gap = _first_gap(instants, before, t, rules)
+                trips[-1].end = t if gap is None else gap
+                trips[-1].flags.add("END_INFERRED")
+            if trips:
+                trips[-1].final = True
+            state = {True: "off", False: "deleted", None: "unknown"}[on.off]
+            before = on.end
+            continue
+        if state == "deleted" and _first_gap(instants, before, t, rules) is not None:
+            state = "unknown"
         if state == "on":
             gap = _first_gap(instants, before, t, rules)
             if on and gap is not None:
@@ -161,7 +249,8 @@ def _intervals(timeline: _Timeline, rules: Rules, quiet_ms: float) -> list[_Inte
             state = "on"
         elif state == "off":
             last = trips[-1] if trips else None
-            if last is not None and last.observed_end and last.end is not None and t - last.end <= rules.merge_gap_ms:
+            joins = last is not None and last.observed_end and not last.final
+            if joins and t - last.end <= rules.merge_gap_ms:
                 last.end, last.observed_end = None, False
             else:
                 trips.append(_Interval(t))
@@ -170,7 +259,12 @@ def _intervals(timeline: _Timeline, rules: Rules, quiet_ms: float) -> list[_Inte
 
     if state == "on":
         _end_by_silence(trips[-1], instants, before, rules, quiet_ms)
-    elif trips and trips[-1].observed_end and not _end_stands(trips[-1], instants, rules, quiet_ms):
+    elif (
+        trips
+        and trips[-1].observed_end
+        and not trips[-1].final
+        and not _end_stands(trips[-1], instants, rules, quiet_ms)
+    ):
         trips[-1].end = None
     return trips
 
@@ -319,12 +413,8 @@ def _odometer_mm(interval: _Interval, timeline: _Timeline, previous_end: int | N
     inside = [value for _, value in _inside(timeline, Property.MILEAGE, interval.start, interval.end)]
     if not inside:
         return None
-    before = [
-        value
-        for _, value in _inside(
-            timeline, Property.MILEAGE, -1 if previous_end is None else previous_end, interval.start
-        )
-    ]
+    last = _last(timeline, Property.MILEAGE, interval.start)
+    before = [last[1]] if last is not None and (previous_end is None or last[0] >= previous_end) else []
     at_start = before[-1] if before and "START_UNOBSERVED" not in interval.flags else inside[0]
     return (inside[-1] - at_start) * 100
 
@@ -369,7 +459,11 @@ def _last(timeline: _Timeline, prop: Property, at: int) -> tuple[int, Any] | Non
     """The last sample at or before an instant."""
     samples = timeline[prop]
     number = bisect_right(samples, at, key=_INSTANT)
-    return samples[number - 1] if number else None
+    found = samples[number - 1] if number else None
+    for t, value, after, until in timeline.ghosts[prop]:
+        if after < at and (found is None or t > found[0]):
+            found = (t, value) if at <= until else (t, None)
+    return None if found is None or found[1] is None else found
 
 
 def _first(timeline: _Timeline, prop: Property, start: int, end: int) -> tuple[int, Any] | None:

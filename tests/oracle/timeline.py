@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from oracle.derive import Sample, resolve
@@ -26,6 +27,11 @@ class Timeline:
         self.samples: list[Sample] = []
         self._newest: int | None = None
         self._chosen: dict[tuple[int, int], Sample] = {}
+
+    @property
+    def horizon(self) -> float:
+        """That of a record that comes now."""
+        return -math.inf if self._newest is None else self._newest - self.rules.correction_horizon_ms
 
     def offer(self, samples: Iterable[Sample]) -> tuple[bool, list[Sample]]:
         """Take in the samples of one record; returns whether it changed the timeline, and which of them are late."""

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from oracle.consumer import View, check_announcement, check_one_payload, check_order, final_view, trips_topic
-from oracle.derive import OracleTrip, derive, timestamp
+from oracle.derive import OracleHole, OracleTrip, derive, dig, resolve, timestamp
 from oracle.timeline import Timeline
 from strategies import Arrival, Message, encode
 
@@ -89,6 +89,11 @@ class Bench:
             self.fold()
         return self.checkpoint()
 
+    def delete(self, trip_id: str, vehicle_id: str = "V1", **more: Any) -> list[Announcement]:
+        """Have a trip deleted that was announced."""
+        self.processor.command(command(trip_id, vehicle_id, **more))
+        return self.checkpoint()
+
     def advance(self, clock: int) -> list[Announcement]:
         self.processor.advance(clock)
         self.processor.touch_clock()  # a clock that is not stored may go back at a restart
@@ -124,6 +129,23 @@ class Bench:
         _check_topic(self.said, view)
 
 
+REQUESTED = "2026-04-01T00:00:00Z"
+
+
+def command(trip_id: str, vehicle_id: str, *, revision: int | None = 0, end: str | None = None) -> KafkaRecord:
+    """A record of the commands' topic."""
+    body = {
+        "type": "DeleteTrip",
+        "id": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        "trip_id": trip_id,
+        "vehicle_id": vehicle_id,
+        "requested_at": REQUESTED,
+    }
+    body |= {} if revision is None else {"revision": revision}
+    body |= {} if end is None else {"end": end}
+    return KafkaRecord(0, KAFKA_TIME, vehicle_id.encode(), json.dumps(body).encode())
+
+
 class Expected:
     """What the oracle says of the messages offered so far."""
 
@@ -135,16 +157,36 @@ class Expected:
         self.applied: dict[str, int] = {}
         self.history: list[tuple[KafkaRecord, Message, int]] = []
         """The applied records, and how many samples of their vehicle there were after each."""
+        self.holes: dict[str, list[OracleHole]] = {}
+        self.deleted: set[str] = set()
+        self.holes_before: dict[str, list[list[OracleHole]]] = {}
+        """Those of each vehicle as they were before each deletion."""
+        self.refused = 0
 
     def offer(self, message: Message, record: KafkaRecord) -> None:
         timeline = self.timelines.setdefault(message.vehicle_id, Timeline(self.rules))
-        applied, late = timeline.offer(message.samples)
+        holes = self.holes.get(message.vehicle_id, [])
+        horizon = timeline.horizon
+        inside = {
+            sample for sample in message.samples for hole in holes if hole.covers(sample[0]) and hole.end >= horizon
+        }
+        self.refused += len(inside - {sample for hole in holes for sample in hole.samples})
+        applied, late = timeline.offer(sample for sample in message.samples if sample not in inside)
         if late:
             self.late.append(record.offset)
         if applied:
             self.arrived[message.vehicle_id] = record.timestamp
             self.applied[message.vehicle_id] = record.offset
             self.history.append((record, message, len(timeline.samples)))
+
+    def delete(self, vehicle_id: str, trip: OracleTrip) -> None:
+        """A trip that was told as it is now is deleted."""
+        timeline, holes = self.timelines[vehicle_id], self.holes.setdefault(vehicle_id, [])
+        self.holes_before.setdefault(vehicle_id, []).append(list(holes))
+        outside = [sample for sample in timeline.samples if not any(hole.covers(sample[0]) for hole in holes)]
+        newest = max(sample[0] for sample in timeline.samples)
+        holes.append(dig(resolve(outside), trip, newest, self.rules.trigger))
+        self.deleted.add(trip.id)
 
     def trips(self, quiet_ms: float = 0, clock: int | None = None) -> dict[str, list[OracleTrip]]:
         """All trips by vehicle, with this quiet, or the one that a clock means."""
@@ -154,6 +196,7 @@ class Expected:
                 self.rules,
                 quiet_ms if clock is None else clock - self.arrived.get(vehicle_id, clock),
                 vehicle_id=vehicle_id,
+                holes=self.holes.get(vehicle_id, ()),
             )
             for vehicle_id, timeline in self.timelines.items()
         }
@@ -164,7 +207,7 @@ def check_view(view: dict[str, View], trips: dict[str, list[OracleTrip]]) -> Non
     expected = {trip.id: trip for of_vehicle in trips.values() for trip in of_vehicle}
     for trip_id, seen in view.items():
         if trip_id not in expected:
-            assert seen.status == "superseded", f"{seen.trip} never was"
+            assert seen.status in {"superseded", "deleted"}, f"{seen.trip} never was"
     for trip_id, trip in expected.items():
         assert trip_id in view, f"nothing was said of {trip.started}"
         seen = view[trip_id]
@@ -198,8 +241,23 @@ def check_announcements(said: Iterable[Announcement], expected: Expected) -> Non
         assert announcement.time_ms == record.timestamp
         if at not in told:
             samples = expected.timelines[at[0]].samples[:count]
-            told[at] = [derive(samples, rules, quiet, vehicle_id=at[0]) for quiet in quiets]
+            variants = [*expected.holes_before.get(at[0], ()), expected.holes.get(at[0], [])]
+            told[at] = [
+                derive(samples, rules, quiet, vehicle_id=at[0], holes=holes) for holes in variants for quiet in quiets
+            ]
         payload = json.loads(announcement.payload)
+        if announcement.event == "TripDeleted":
+            assert announcement.trip_id in expected.deleted
+            assert payload["data"] == {
+                "occurred_at": REQUESTED,
+                "trip": {
+                    "id": announcement.trip_id,
+                    "key": payload["data"]["trip"]["key"],
+                    "revision": announcement.revision,
+                    "vehicle_id": announcement.vehicle_id,
+                },
+            }
+            continue
         flow_ids = _flow_ids(announcement, payload, expected)
         assert not flow_ids or payload["metadata"]["flow_id"] in flow_ids
         assert payload["metadata"]["occurred_at"] == timestamp(record.timestamp)
@@ -269,7 +327,7 @@ def _check_apart(view: dict[str, View]) -> None:
     """Trips never overlap and never end before they start."""
     intervals: dict[str, list[tuple[float, float]]] = {}
     for seen in view.values():
-        if seen.status != "superseded":
+        if seen.status not in {"superseded", "deleted"}:
             end = _ms(seen.trip["end"]["timestamp"]) if "end" in seen.trip else math.inf
             intervals.setdefault(seen.trip["vehicle_id"], []).append((_ms(seen.trip["start"]["timestamp"]), end))
     for of_vehicle in intervals.values():

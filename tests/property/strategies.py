@@ -30,6 +30,7 @@ __all__ = [
     "Arrival",
     "Message",
     "anyhow",
+    "drives",
     "encode",
     "everything_known",
     "in_order",
@@ -315,6 +316,38 @@ def over_time(draw: st.DrawFn, of: Rules, *, max_size: int = 25, jitter: bool = 
         if jitter and draw(st.integers(0, 9)) == 9:
             arrivals.append(draw(st.sampled_from(arrivals)))
     return arrivals
+
+
+@st.composite
+def drives(draw: st.DrawFn, of: Rules) -> list[Arrival]:
+    """A few drives of one vehicle one after the other, some of their messages late, some repeated."""
+    apart, others = st.sampled_from(distances(of)), draw(_others(of))
+
+    def message(at: int, on: bool | None) -> Message:  # noqa: FBT001
+        samples: list[Sample] = [] if on is None else [(at, of.trigger, int(on))]
+        samples += [(at, prop, draw(st.sampled_from(VALUES[prop]))) for prop in others if draw(st.booleans())]
+        return Message(tuple(samples), at=at, flow_id=draw(st.sampled_from([None, None, "flow-1"])))
+
+    at, said = EPOCH, [everything_known(of)]
+    for _ in range(draw(st.integers(2, 4))):
+        kinds = [True, *(draw(st.sampled_from([None, None, True])) for _ in range(draw(st.integers(0, 4))))]
+        kinds += draw(st.sampled_from([[False], [False], [False], [False, None], []]))
+        for kind in kinds:
+            at += draw(apart)
+            said.append(message(at, kind))
+    places = [(place + draw(st.sampled_from([0, 0, 0, 0, 0, 2, 6])), place) for place in range(len(said))]
+    arrivals = [
+        Arrival(
+            said[place],
+            pause=draw(st.sampled_from([0, 0, 0, of.merge_gap_ms + 1, of.silence_timeout_ms + 1])),
+            ends_batch=draw(st.booleans()),
+            wait=draw(st.sampled_from([0, 0, of.ready_delay_ms + 1, of.silence_timeout_ms + 1])),
+            restart=draw(st.integers(0, 3)) == 3,
+            fold=draw(st.booleans()),
+        )
+        for _, place in sorted(places)
+    ]
+    return [*arrivals, *(Arrival(one.message) for one in arrivals if draw(st.integers(0, 5)) == 5)]
 
 
 def in_order(arrivals: Sequence[Arrival]) -> list[Message]:

@@ -1,0 +1,99 @@
+"""Trips that are deleted at any moment: they never come back, and nobody else notices."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from bench import Bench, Expected, check_announcements, check_view, command, to_batches, to_records
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import anyhow, drives, rules
+
+
+@st.composite
+def streams(draw, **sizes):
+    """Rules, messages, and after which batches which of the trips so far is deleted (a number)."""
+    of = draw(rules())
+    arrivals = draw(st.one_of(drives(of), drives(of), drives(of), anyhow(of, **sizes)))
+    places = st.integers(0, max(0, len(to_batches(arrivals)) - 1))
+    deletions = draw(st.dictionaries(places, st.integers(0, 5), min_size=1, max_size=5))
+    return of, arrivals, deletions
+
+
+class Deleter:
+    """Deletes trips on the bench and in what is expected, and sees that this says nothing of any other."""
+
+    def __init__(self, bench: Bench, expected: Expected) -> None:
+        self.bench = bench
+        self.expected = expected
+
+    def delete(self, number: int, clock: int | None = None) -> None:
+        trips = [(vehicle, trip) for vehicle, told in self.expected.trips(clock=clock).items() for trip in told]
+        if not trips:
+            return
+        vehicle, trip = trips[number % len(trips)]
+        said = self.bench.delete(trip.id, vehicle)
+        assert [(one.event, one.trip_id) for one in said] == [("TripDeleted", trip.id)]
+        self.expected.delete(vehicle, trip)
+        self.bench.processor.command(command(trip.id, vehicle))
+        output = self.bench.processor.take()
+        assert [problem.reason for one in output.rejected for problem in one.problems] == ["already_deleted"]
+        assert output.announcements == []
+        self.bench.changelog.update(output.changes)
+
+    def check(self) -> None:
+        view = self.bench.view()
+        assert {trip_id for trip_id, seen in view.items() if seen.status == "deleted"} == self.expected.deleted
+        deleted = Counter(one.trip_id for one in self.bench.said if one.event == "TripDeleted")
+        assert all(count == 1 for count in deleted.values())
+        self.bench.check_promises()
+
+
+@given(streams())
+def test_a_deleted_trip_never_comes_back_and_others_are_as_the_rule_says(stream):
+    of, arrivals, deletions = stream
+    records = to_records(arrivals)
+    expected, bench = Expected(of), Bench(of)
+    deleter = Deleter(bench, expected)
+    for place, batch in enumerate(to_batches(arrivals)):
+        bench.feed(records[batch.start : batch.stop])
+        for number in batch:
+            expected.offer(arrivals[number].message, records[number])
+        check_view(bench.view(), expected.trips())
+        if place in deletions:
+            deleter.delete(deletions[place])
+            check_view(bench.view(), expected.trips())
+        if arrivals[batch.stop - 1].restart:
+            bench.start()
+    assert bench.late == []
+    bench.close()
+    deleter.check()
+    check_view(bench.view(), expected.trips(math.inf))
+    check_announcements(bench.said, expected)
+
+
+@given(streams())
+def test_trips_are_deleted_also_when_time_has_ended_them(stream):
+    of, arrivals, deletions = stream
+    records = to_records(arrivals, pauses=True)
+    expected, bench = Expected(of), Bench(of)
+    deleter = Deleter(bench, expected)
+    for place, batch in enumerate(to_batches(arrivals)):
+        bench.feed(records[batch.start : batch.stop])
+        for number in batch:
+            expected.offer(arrivals[number].message, records[number])
+        bench.advance(records[batch.stop - 1].timestamp)
+        if batch.stop < len(records) and arrivals[batch.stop - 1].wait:
+            bench.advance(min(records[batch.stop].timestamp, bench.processor.clock + arrivals[batch.stop - 1].wait))
+        clock = bench.processor.clock
+        check_view(bench.view(), expected.trips(clock=clock))
+        if place in deletions:
+            deleter.delete(deletions[place], clock)
+            check_view(bench.view(), expected.trips(clock=clock))
+        if arrivals[batch.stop - 1].restart:
+            bench.start()
+    bench.close()
+    deleter.check()
+    check_view(bench.view(), expected.trips(math.inf))
+    check_announcements(bench.said, expected)

@@ -7,7 +7,8 @@ before). Records have the offsets 1, 2, 3 …::
 
 The first word is the message's time, on 1 March 2026 (``2T08:00:00``: on the 2nd). ``ON``, ``OFF`` and ``ACC`` are
 the ignition; a property with ``@time`` has a time of its own. ``clock +60:00.001`` moves the clock, ``restart`` starts
-a new processor from the changelog.
+a new processor from the changelog, ``delete 08:00:00`` deletes the trip that starts then (as one that was announced,
+with ``end=08:20:00`` or not; ``unannounced``: nothing was found of it).
 
 Below a batch stands what is announced at its end, nothing else: the event, start and end of its trip, and any of
 ``name=value``, a metric (``-name``: it is absent) or one of those in :func:`_told`. Flags have to be named, all of
@@ -32,6 +33,7 @@ from typing import Any
 from streams.processor import Processor
 from streams.records import Announcement
 from streams.telemetry.reader import Reader
+from streams.trips.identity import identify
 from streams.trips.rules import Rules
 
 KAFKA_TIME = 1_772_668_800_000
@@ -73,7 +75,7 @@ def steps(script: str) -> Iterator[Step]:
         elif line:
             if step is not None:
                 yield step
-            command = line.split()[0] in {"clock", "restart"}
+            command = line.split()[0] in {"clock", "restart", "delete"}
             step = Step(command=line) if command else Step(records=[line])
     if step is not None:
         yield step
@@ -159,7 +161,9 @@ class Drive:
         if step.command == "restart":
             self.start()
             return
-        if step.command:
+        if step.command.startswith("delete"):
+            self.processor.command(_delete(step.command))
+        elif step.command:
             self.processor.advance(self.processor.clock + duration_ms(step.command.partition("+")[2]))
         records = []
         for line in step.records:
@@ -168,15 +172,16 @@ class Drive:
         if records:
             self.processor.process(records)
         output = self.processor.take()
-        assert output.rejected == []
+        refusals = [problem.reason.value for one in output.rejected for problem in one.problems]
+        assert refusals == [line.split()[1] for line in step.expected if line.startswith("refused")]
         self.changelog.update(output.changes)
         self.said += output.announcements
-        wanted = [line for line in step.expected if line != "late"]
+        wanted = [line for line in step.expected if line.split()[0] not in {"late", "refused"}]
         told = [_told(announcement) for announcement in output.announcements]
         where = step.command or " / ".join(step.records)
         heard = "\n".join(f"  {told['event']} {told['start']} {told.get('end', '')} {told}" for told in told)
         assert len(told) == len(wanted), f"after {where}: expected {wanted}, heard\n{heard}"
-        assert len(output.late) == len(step.expected) - len(wanted), f"after {where}: {output.late}"
+        assert len(output.late) == step.expected.count("late"), f"after {where}: {output.late}"
         told.sort(key=lambda each: each["start"])
         for line, found in zip(sorted(wanted, key=lambda line: moment(line.split()[1])), told, strict=True):
             self.compare(line, found, where)
@@ -184,9 +189,9 @@ class Drive:
     def compare(self, line: str, found: dict[str, Any], where: str) -> None:
         event, *words = line.split()
         times = [written(word) for word in words if ":" in word and "=" not in word]
-        superseded = "SUPERSEDED" in line
+        names_only = "SUPERSEDED" in line or event == "TripDeleted"
         expected: dict[str, Any] = {"event": event, "start": times[0], "rev": self.offset, "end": None, "trips": "keep"}
-        if not superseded:
+        if not names_only:
             expected["flags"] = ""
         if len(times) > 1:
             expected["end"] = times[1]
@@ -206,6 +211,27 @@ class Drive:
             assert str(found.get(name)) == str(value), f"after {where}: {line}: {name} is {found.get(name)} in {found}"
 
 
+REQUESTED = "2026-03-06T00:00:00Z"
+
+
+def _delete(line: str) -> Record:
+    start, *words = line.split()[1:]
+    start_ms = round(moment(start).timestamp() * 1000)
+    body: dict[str, Any] = {
+        "type": "DeleteTrip",
+        "id": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        "trip_id": identify("V1", start_ms).id,
+        "vehicle_id": "V1",
+        "requested_at": REQUESTED,
+    }
+    if "unannounced" not in words:
+        body["revision"] = 1
+    for word in words:
+        if word.startswith("end="):
+            body["end"] = written(word[4:])
+    return Record(0, KAFKA_TIME, b"V1", json.dumps(body).encode())
+
+
 def _encode(line: str) -> bytes:
     return json.dumps(message(line)).encode()
 
@@ -219,8 +245,8 @@ def _told(announcement: Announcement) -> dict[str, Any]:
         "vehicle": announcement.vehicle_id,
         "rev": announcement.revision,
         "trips": announcement.trips_record.value,
-        "start": trip["start"]["timestamp"],
-        "status": trip["data_completion_status"],
+        "start": trip["start"]["timestamp"] if "start" in trip else _start_of(trip["id"]),
+        "status": trip.get("data_completion_status"),
         "occurred_at": data["occurred_at"],
         **trip.get("metrics", {}),
     }

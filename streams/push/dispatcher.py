@@ -83,6 +83,7 @@ class _Lane:
         new_sender: makes what sends.
         clock: time.
         settle: is told how an attempt has ended: partition, delivery, subscription, outcome.
+        fail: called with what must not happen: a delivery would be forgotten by this worker.
     """
 
     def __init__(
@@ -91,12 +92,14 @@ class _Lane:
         new_sender: Callable[[Subscription], Sender],
         clock: Clock,
         settle: Callable[[int, Delivery, Entry, Outcome], None],
+        fail: Callable[[BaseException], None],
     ) -> None:
         self.entry = entry
         self._new_sender = new_sender
         self._sender = new_sender(entry.definition)
         self._clock = clock
         self._settle = settle
+        self._fail = fail
         self._queue: list[tuple[int, int, int, Delivery]] = []
         self._order = itertools.count()
         self._woken = asyncio.Event()
@@ -104,6 +107,7 @@ class _Lane:
         self._next_start = 0.0  # monotonic, by the rate
         self._closing: set[asyncio.Task[Any]] = set()
         self._run_task = asyncio.create_task(self._run(), name=f"push lane {entry.definition.id}")
+        self._run_task.add_done_callback(self._look_at)
 
     @property
     def under_way(self) -> int:
@@ -186,6 +190,12 @@ class _Lane:
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
         self._woken.set()
+        self._look_at(task)
+
+    def _look_at(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail(error)
 
     async def _attempt(self, partition: int, delivery: Delivery) -> None:
         entry = self.entry
@@ -201,6 +211,7 @@ class Dispatcher:
         new_sender: makes what sends.
         clock: time.
         settle: is told how an attempt has ended: partition, delivery, subscription, outcome.
+        fail: called with what must not happen: a delivery would be forgotten by this worker.
     """
 
     def __init__(
@@ -209,11 +220,13 @@ class Dispatcher:
         new_sender: Callable[[Subscription], Sender],
         clock: Clock,
         settle: Callable[[int, Delivery, Entry, Outcome], None],
+        fail: Callable[[BaseException], None],
     ) -> None:
         self._book = book
         self._new_sender = new_sender
         self._clock = clock
         self._settle = settle
+        self._fail = fail
         self._lanes: dict[str, _Lane] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -230,7 +243,7 @@ class Dispatcher:
                 entry = self._book.entries.get(delivery.subscription)
                 if entry is None or entry.uid != delivery.uid:
                     continue  # it was removed; the processor drops it
-                lane = self._lanes[delivery.uid] = _Lane(entry, self._new_sender, self._clock, self._settle)
+                lane = self._lanes[delivery.uid] = _Lane(entry, self._new_sender, self._clock, self._settle, self._fail)
             if not delivery.gone:
                 lane.put(partition, delivery)
 

@@ -75,7 +75,7 @@ class PushWorker(Worker):
         self._clock = clock
         self._push_destinations = destinations
         self._push_metrics = metrics
-        self._dispatcher = Dispatcher(reader.book, new_sender, clock, self._settle)
+        self._dispatcher = Dispatcher(reader.book, new_sender, clock, self._settle, self.fail)
         self._scheduling = False
         self._requests: asyncio.Task[None] | None = None
         self._beside: set[asyncio.Task[None]] = set()

@@ -23,7 +23,7 @@ COMPOSE = yaml.safe_load((TOP / "docker-compose.yml").read_text())
 KUBERNETES = {part["kind"]: part for part in yaml.safe_load_all((TOP / "deploy" / "kubernetes.yaml").read_text())}
 SERVICES = COMPOSE["services"]
 VERSION = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["version"]
-OURS = [SERVICES["topics"], SERVICES["worker"]]
+OURS = [SERVICES["topics"], SERVICES["worker"], SERVICES["push"]]
 PODS = [KUBERNETES["Job"]["spec"]["template"]["spec"], KUBERNETES["Deployment"]["spec"]["template"]["spec"]]
 CONTAINERS = [pod["containers"][0] for pod in PODS]
 
@@ -50,7 +50,7 @@ def test_every_command_is_one_of_ours(command):
 @pytest.mark.parametrize(
     "environment",
     [*(one["environment"] for one in OURS), KUBERNETES["ConfigMap"]["data"]],
-    ids=["compose topics", "compose worker", "kubernetes"],
+    ids=["compose topics", "compose worker", "compose push", "kubernetes"],
 )
 def test_every_variable_is_a_setting_with_a_value_that_is_allowed(environment, monkeypatch):
     known = {f"TRIPS_{field.upper()}" for field in Settings.model_fields}

@@ -11,6 +11,8 @@ import pytest
 from prometheus_client import generate_latest
 from repository import TOP, anchors, name, outside_fences, pages, tracked
 
+from streams.push.metrics import PushMetrics
+from streams.push.subscriptions import Limits, Subscription, read_file
 from streams.runtime.metrics import Metrics
 from streams.settings import Settings
 from streams.telemetry.reader import Reader
@@ -104,6 +106,25 @@ def test_every_metric_is_explained():
     # Those of the process are known by their names.
     there = {name for name in there if name.startswith("trips_")}
     assert set(re.findall(r"^\| `(trips_\w+)` \|", page, flags=re.MULTILINE)) == there
+
+
+def test_every_metric_of_pushes_is_explained():
+    metrics = PushMetrics()
+    metrics.show(SimpleNamespace(ready=False, partitions={}, under_way=0, subscriptions=0))
+    there = set(re.findall(r"^# HELP (\w+)", generate_latest(metrics.registry).decode(), flags=re.MULTILINE))
+    page = (TOP / "docs" / "push.md").read_text(encoding="utf-8")
+    there = {name for name in there if name.startswith("trips_")}
+    assert set(re.findall(r"^\| `(trips_\w+)` \|", page, flags=re.MULTILINE)) == there
+
+
+def test_the_file_of_subscriptions_on_the_page_about_pushes_is_one(tmp_path):
+    page = (TOP / "docs" / "push.md").read_text(encoding="utf-8")
+    (file,) = re.findall(r"^```toml\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "push.toml").write_text(file)
+    assert [one.id for one in read_file(tmp_path / "push.toml").subscriptions] == ["acme-deletions", "acme-trips"]
+    fields = re.findall(r"^\| `([a-z.]+)` \| `", page, flags=re.MULTILINE)
+    limits = [f"limits.{name}" for name in Limits.model_fields]
+    assert sorted(fields) == sorted([*(name for name in Subscription.model_fields if name != "limits"), *limits])
 
 
 def test_the_changelog_knows_the_version():

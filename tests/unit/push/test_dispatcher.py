@@ -46,8 +46,9 @@ class Bench:
         self.book = book_of(*entries)
         self.senders = {}
         self.settled = []
+        self.failures = []
         self.numbers = iter(range(10_000))
-        self.dispatcher = Dispatcher(self.book, self.new_sender, self.clock, self.settle)
+        self.dispatcher = Dispatcher(self.book, self.new_sender, self.clock, self.settle, self.failures.append)
 
     def new_sender(self, definition):
         self.senders[definition.id] = Sender(definition)
@@ -239,3 +240,12 @@ async def test_what_does_not_wait_any_more_is_not_sent(bench):
     one.clock.move(1000)
     await drain(one)
     assert one.senders["quick"].sent == [there.id]
+
+
+async def test_what_must_not_happen_is_told(bench):
+    quick = lane("quick")
+    one = bench(quick)
+    one.dispatcher._settle = one.settle = lambda *_: 1 / 0
+    one.dispatcher.schedule(0, one.deliveries(quick, 1))
+    await drain(one)
+    assert [type(failure) for failure in one.failures] == [ZeroDivisionError]

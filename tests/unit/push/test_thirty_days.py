@@ -31,7 +31,7 @@ class Partition:
         trust = __import__("ssl").create_default_context()
         self._new = lambda definition: Endpoint(definition, LOOPBACK, folder, trust, clock.now_ms)
         self._book = book
-        self.dispatcher = Dispatcher(book, self._new, clock, self._settle)
+        self.dispatcher = Dispatcher(book, self._new, clock, self._settle, self.failed)
 
     def apply(self, *records):
         self.processor.process(records)
@@ -53,6 +53,9 @@ class Partition:
         self.commit()
         self.settled.set()
 
+    def failed(self, error):
+        raise error
+
     async def attempted(self):
         await asyncio.wait_for(self.settled.wait(), 20)
         self.settled.clear()
@@ -63,7 +66,7 @@ class Partition:
         self.processor = self._make()
         self.processor.restore(self.changelog.items())
         self.processor.restored()
-        self.dispatcher = Dispatcher(self._book, self._new, self.clock, self._settle)
+        self.dispatcher = Dispatcher(self._book, self._new, self.clock, self._settle, self.failed)
         self.dispatcher.schedule(0, self.processor.waiting())
 
     async def nothing_happens(self):

@@ -21,6 +21,7 @@ __all__ = [
     "DiscardedTripView",
     "LastAnnouncement",
     "LastEnd",
+    "LinkedPlan",
     "Problem",
     "RouteFeature",
     "RouteGeometry",
@@ -60,10 +61,19 @@ class TripPage(Part):
     )
 
 
+class LinkedPlan(Part):
+    """The planned trip that a trip is linked to; GET /trip/plan/{tripId} has more."""
+
+    tripId: Annotated[int, Field(ge=1)]  # noqa: N815 - as the trip status calls it, like the next two
+    tmsTripId: ShortText  # noqa: N815
+    tripStatus: Literal["Planned", "Received", "InProgress", "Rejected", "Completed", "Canceled"]  # noqa: N815
+
+
 class TripDetail(Part):
     """A trip, and how it came to be what it is."""
 
     trip: TripView
+    plan: LinkedPlan | None = Field(None, description="Absent: there is none, or it is not kept any more.")
     history: list[Announcement] = Field(
         description="What was announced about it, as it stands in trip-events, the oldest first; as far back as the "
         "projection saw, at most the newest 1000."

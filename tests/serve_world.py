@@ -7,6 +7,7 @@ import json
 from datetime import UTC, datetime
 
 import httpx
+from unit.status.direct import DirectEngine
 
 from streams.serve.app import behind_gate, build_api
 from streams.serve.database import open_database, writing
@@ -85,7 +86,8 @@ class ReadSide:
         self.settings = Settings.given(serve_database=url, **{"serve_rate_limit": 0, **settings})
         self.engine = open_database(self.settings)
         self.metrics, self.keys = ServeMetrics(), KeyStore(self.engine)
-        self.api = build_api(self.engine, self.metrics, delete)
+        self.status = DirectEngine()
+        self.api = build_api(self.engine, self.metrics, status=self.status, delete=delete)
         self.gate = behind_gate(self.api, self.settings, self.keys, self.metrics, public=public)
 
     def say(self, *payloads):

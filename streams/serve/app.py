@@ -9,6 +9,7 @@
 - ``streams.serve.projector`` reads Kafka, ``projection`` says what an announcement changes, ``words`` what it means.
 - ``streams.serve.tables`` are the tables, ``database`` how they are connected to, ``migrations`` how they came to be.
 - ``streams.serve.routes`` are the routes, ``queries`` what they ask, ``gate`` and ``keys`` who may.
+- ``streams.status`` is the trip status: its routes are served beside these, and its engine runs beside the projector.
 - This module makes one of each from the settings, and runs them until somebody or something ends it.
 """
 
@@ -28,7 +29,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 
 from schemas.read_side import Problem
 from streams.deletion import request_deletion
-from streams.errors import SettingsError, TripsError
+from streams.errors import ClusterError, RefusedError, SettingsError, StateError, TripsError
 from streams.runtime.health import serve_health
 from streams.runtime.logs import configure_logs
 from streams.serve.database import open_database, writing
@@ -40,6 +41,9 @@ from streams.serve.projection import begin_anew
 from streams.serve.projector import Projector
 from streams.serve.queries import Queries
 from streams.serve.routes import PROBLEMS, deletion, read_side
+from streams.settings import Settings
+from streams.status.engine import StatusEngine
+from streams.status.routes import status_router
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,7 +52,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from streams.deletion import Deletion
-    from streams.settings import Settings
 
     Delete = Callable[[str, str], Awaitable[Deletion]]
 
@@ -65,6 +68,7 @@ _KEEP_ALIVE: Final = 30
 # Each has connections of its own to Kafka, and may read a good part of a partition.
 _DELETIONS: Final = 4
 _DELETED_WITHIN: Final = 10.0
+_START_AGAIN: Final = 5.0
 _ABOUT: Final = """\
 Trips that were told from vehicle telemetry: look them up, export them, delete them.
 
@@ -82,12 +86,15 @@ def _describe(request: Request) -> dict[str, Any]:
     return document
 
 
-def build_api(engine: Engine | None, metrics: ServeMetrics, delete: Delete | None = None) -> FastAPI:
+def build_api(
+    engine: Engine | None, metrics: ServeMetrics, *, status: StatusEngine, delete: Delete | None = None
+) -> FastAPI:
     """The application, without the gate around it.
 
     Args:
         engine: the database; None: for its description only.
         metrics: what is counted.
+        status: of planned trips; it is started and stopped by whoever serves.
         delete: has a trip deleted: its id, its vehicle's. None: for its description only.
     """
     app = FastAPI(
@@ -101,13 +108,14 @@ def build_api(engine: Engine | None, metrics: ServeMetrics, delete: Delete | Non
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.metrics, app.state.delete = metrics, delete
+    app.state.metrics, app.state.delete, app.state.status = metrics, delete, status
     app.state.deleting = asyncio.Semaphore(_DELETIONS)
     if engine is not None:
         app.state.queries = Queries(engine)
     handle_problems(app)
     for router in (read_side, deletion, _description):
         app.include_router(router)
+    app.include_router(status_router(status), dependencies=[Depends(needs("status"))], responses=PROBLEMS)
     _describe_security(app)
     return app
 
@@ -132,7 +140,7 @@ def _describe_security(app: FastAPI) -> None:
 
 def openapi_document() -> dict[str, Any]:
     """The OpenAPI document of everything that ``trips serve`` answers."""
-    return build_api(None, ServeMetrics()).openapi()
+    return build_api(None, ServeMetrics(), status=StatusEngine(Settings.given())).openapi()
 
 
 def behind_gate(app: FastAPI, settings: Settings, keys: KeyStore, metrics: ServeMetrics, *, public: bool) -> ASGIApp:
@@ -209,25 +217,26 @@ def _listen(settings: Settings) -> tuple[socket.socket, bool]:
 class _Health:
     """What the probes ask for."""
 
-    def __init__(self, projector: Projector, metrics: ServeMetrics) -> None:
-        self._projector, self.metrics = projector, metrics
+    def __init__(self, projector: Projector, status: StatusEngine, metrics: ServeMetrics) -> None:
+        self._projector, self._status, self.metrics = projector, status, metrics
         self.failure: BaseException | None = None
 
     @property
     def ready(self) -> bool:
-        return self.failure is None and self._projector.ready
+        return self.failure is None and self._projector.ready and self._status.ready
 
 
 async def _run(settings: Settings, engine: Engine, keys: KeyStore, listening: socket.socket, *, public: bool) -> int:
     metrics = ServeMetrics()
     projector = Projector(settings, engine, metrics)
     metrics.show(projector)
-    health = _Health(projector, metrics)
+    status = StatusEngine(settings, registry=metrics.registry)
+    health = _Health(projector, status, metrics)
 
     def delete(trip_id: str, vehicle_id: str) -> Awaitable[Deletion]:
         return request_deletion(settings, trip_id, vehicle_id=vehicle_id, within=_DELETED_WITHIN)
 
-    app = behind_gate(build_api(engine, metrics, delete), settings, keys, metrics, public=public)
+    app = behind_gate(build_api(engine, metrics, status=status, delete=delete), settings, keys, metrics, public=public)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -251,23 +260,49 @@ async def _run(settings: Settings, engine: Engine, keys: KeyStore, listening: so
     if not public and not await asyncio.to_thread(keys.any_ever):
         _log.warning("there is no API key: everybody on this machine may do everything (trips keys create makes one)")
     async with serve_health(health, settings.http_host, settings.serve_http_port, variable="TRIPS_SERVE_HTTP_PORT"):
-        work = asyncio.create_task(projector.run())
 
         def ended(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and task.exception() is not None:
+            if not task.cancelled() and task.exception() is not None and health.failure is None:
                 health.failure = task.exception()
                 _log.critical(_reason(task.exception()))
                 server.should_exit = True
 
-        work.add_done_callback(ended)
+        work = [asyncio.create_task(projector.run()), asyncio.create_task(_keep_status(status))]
+        for task in work:
+            task.add_done_callback(ended)
         _log.info("serving", url=f"http://{host}:{port}")
         try:
             await server.serve(sockets=[listening])
         finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
     _log.info("stopped")
     return 0 if health.failure is None else 1
+
+
+async def _keep_status(status: StatusEngine) -> None:
+    """Run the trip status until cancelled; a cluster that is away at the start is waited for.
+
+    Raises:
+        TripsError: it cannot go on.
+    """
+    while True:
+        try:
+            await status.start()
+        except (RefusedError, StateError):
+            raise
+        except ClusterError as error:
+            _log.warning("the trip status does not start", reason=str(error), next_try_seconds=_START_AGAIN)
+            await asyncio.sleep(_START_AGAIN)
+        else:
+            break
+    try:
+        await status.failed.wait()
+    finally:
+        await status.stop()
+    if status.failure is not None:
+        raise status.failure
 
 
 def _reason(error: BaseException | None) -> str:

@@ -62,7 +62,11 @@ EXAMPLES: Final = SimpleNamespace(
     trip_id=_ID,
     vehicle_id="omaha-1",
     page={"items": [_TRIP], "next_cursor": "MWQwMURCVjlQUjFSQ1pKWTFBOUpZODFESDNNSA"},
-    detail={"trip": _TRIP, "history": [_EVENT]},
+    detail={
+        "trip": _TRIP,
+        "plan": {"tripId": 12345, "tmsTripId": "TOUR-4711", "tripStatus": "InProgress"},
+        "history": [_EVENT],
+    },
     csv=csv_lines([orjson.dumps(_TRIP)], head=True).decode(),
     route={
         "type": "Feature",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from streams.serve.queries import Found, Queries, TripFilter
+    from streams.status.view import PlannedTrip
 
 __all__ = ["PROBLEMS", "deletion", "read_side"]
 
@@ -154,9 +155,21 @@ async def _export(queries: Queries, wanted: TripFilter, page: Any) -> AsyncItera
     responses={200: _answer(TripDetail, EXAMPLES.detail), **_problems(404, 410)},
 )
 async def get_trip(request: Request, trip_id: TripId) -> Response:
-    """The last word about a trip, and everything that was announced about it, the oldest first."""
+    """The last word about a trip, and everything that was announced about it, the oldest first.
+
+    If it is linked to a planned trip, `plan` says to which, and how that stands.
+    """
     found = await _found(request, trip_id)
-    return _json(b'{"trip":', found.view, b',"history":[', b",".join(found.history), b"]}")
+    planned: PlannedTrip | None = request.app.state.status.plan_of(trip_id)
+    plan = b""
+    if planned is not None:
+        names = {
+            "tripId": planned.id,
+            "tmsTripId": planned.fields["tms_trip_id"],
+            "tripStatus": planned.fields["state"],
+        }
+        plan = b',"plan":' + orjson.dumps(names)
+    return _json(b'{"trip":', found.view, plan, b',"history":[', b",".join(found.history), b"]}")
 
 
 @read_side.get(

@@ -3,7 +3,8 @@
 import time
 
 import pytest
-from serve_world import DAY, ReadSide, announcement, trip_id
+from serve_world import DAY, ReadSide, announcement, at, trip_id
+from unit.status.direct import DirectEngine
 
 from streams.errors import TripsError
 from streams.serve.app import build_api
@@ -11,7 +12,8 @@ from streams.serve.gate import RateLimit
 from streams.serve.keys import SCOPES, KeyStore
 from streams.serve.metrics import ServeMetrics
 
-PATHS = {"trip_id": trip_id("v1", DAY), "vehicle_id": "v1"}
+PATHS = {"trip_id": trip_id("v1", DAY), "vehicle_id": "v1", "tripId": "1"}
+PLAN = {"tmsTripId": "T-1", "vehicleId": "v1", "windowStart": at(DAY), "windowEnd": at(DAY + 3_600_000)}
 
 
 def routes(router):
@@ -25,7 +27,7 @@ def routes(router):
                 yield method, route.path
 
 
-ROUTES = sorted(set(routes(build_api(None, ServeMetrics()).router)))
+ROUTES = sorted(set(routes(build_api(None, ServeMetrics(), status=DirectEngine()).router)))
 """Needed scope of each; a route that is not here has no test, and fails one."""
 NEEDED = {
     ("GET", "/trips"): "read",
@@ -36,6 +38,10 @@ NEEDED = {
     ("GET", "/vehicles/{vehicle_id:path}/trips"): "read",
     ("GET", "/vehicles/{vehicle_id:path}/state"): "read",
     ("GET", "/openapi.json"): "admin",
+    ("POST", "/trip/tripStatus"): "status",
+    ("POST", "/trip/plan"): "status",
+    ("GET", "/trip/plan"): "status",
+    ("GET", "/trip/plan/{tripId}"): "status",
 }
 
 
@@ -56,6 +62,7 @@ def here(make_read_side, tmp_path):
 
     side = make_read_side(f"sqlite:///{tmp_path}/a.db", delete=delete)
     side.say(announcement("TripDataReady"))
+    assert side.client("status").request("POST", "/trip/plan", json=PLAN).status_code == 200
     return side
 
 
@@ -90,6 +97,7 @@ def test_every_route_refuses_without_with_wrong_and_with_too_small_keys(here, me
     expired = here.keys.create("old", [needed], expires_at=time.time_ns() // 1_000_000 - 1)[1]
     assert here.client(Authorization=f"Bearer {expired}").request(method, url).status_code == 401
     if method == "GET":
+        url += "?tmsTripId=T-1" if path == "/trip/plan" else ""
         for scope in (needed, "admin"):
             assert here.client(scope).request(method, url).status_code == 200
         assert here.client(Authorization=f"bearer {token}").request(method, url).status_code == 200

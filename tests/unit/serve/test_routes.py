@@ -14,6 +14,7 @@ from schemas.read_side import Problem, RouteFeature, TripDeletion, TripDetail, T
 from streams.errors import ClusterError, UnknownTripError
 from streams.serve.app import openapi_document
 from streams.serve.listing import CSV_COLUMNS, csv_lines
+from streams.status.book import read_trip
 
 MINUTE = 60_000
 FLAGS = ((), ("DATA_GAP",), ("DATA_GAP", "POSITION_JUMPS"), ("START_UNOBSERVED",))
@@ -192,6 +193,25 @@ def test_a_trip_comes_with_all_that_was_said_about_it_oldest_first(read_side):
     assert detail["history"] == [json.loads(payload) for payload in said]
     trip = json.loads(said[-1])["data"]["trip"]
     assert detail["trip"] == trip | {"discard_reason": "SUPERSEDED", "superseded_by": [trip_id("v1", DAY - 1)]}
+
+
+def test_a_trip_shows_the_plan_that_it_is_linked_to(tmp_path, make_read_side):
+    side = make_read_side(f"sqlite:///{tmp_path}/a.db")
+    client = side.client("admin")
+    window = {"windowStart": at(DAY - 3_600_000), "windowEnd": at(DAY + 3_600_000)}
+    plan = client.request("POST", "/trip/plan", json={"tmsTripId": "TOUR-1", "vehicleId": "v1", **window}).json()
+    side.say(announcement("TripStarted"), announcement("TripStarted", "v2"))
+    loc = {"coords": {"lat": "50.1234", "lon": "7.4321"}}
+    update = {"tripId": plan["tripId"], "status": 1, "timeStamp": at(DAY), "loc": loc}
+    assert client.request("POST", "/trip/tripStatus", json=update).json() == {"success": True, "errorCode": 0}
+    side.status.book.note(read_trip(json.loads(announcement("TripStarted")), DAY))
+    for key, value in side.status.book.take().records.items():
+        side.status.view.take(key, value)
+    answer = client.get(f"/trips/{trip_id('v1', DAY)}")
+    TypeAdapter(TripDetail).validate_json(answer.content)
+    names = {"tripId": plan["tripId"], "tmsTripId": "TOUR-1", "tripStatus": "InProgress"}
+    assert answer.json()["plan"] == names
+    assert "plan" not in client.get(f"/trips/{trip_id('v2', DAY)}").json()
 
 
 def test_a_trip_that_was_deleted_is_gone_everywhere(read_side):

@@ -59,6 +59,9 @@ class DirectEngine:
     def find(self, plan_id=None, *, tms_trip_id=None):
         return self.view.find(plan_id, tms_trip_id=tms_trip_id)
 
+    def plan_of(self, trip_id):
+        return self.view.plan_of(trip_id)
+
 
 class Client:
     """Asks an app in this process; what it raises is raised here."""

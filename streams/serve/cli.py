@@ -52,7 +52,6 @@ def keys() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    required=True,
     type=click.Choice(["read", "delete", "status", "admin"]),
     help="What it is for; several times for several. admin: everything.",
 )
@@ -62,6 +61,8 @@ def keys_create(*, name: str, scopes: tuple[str, ...], expires_in: int | None) -
 
     NAME says whose it is. Only a hash of the key is kept. It goes into the header Authorization, after Bearer.
     """
+    if not scopes:
+        raise UsageError("say what the key is for: --scope read, delete, status or admin; several times for several")
     if not name.strip() or len(name) > 200:
         raise UsageError("NAME must have 1 to 200 characters")
     expires_at = None if expires_in is None else time.time_ns() // 1_000_000 + expires_in * _DAYS_MS

@@ -4,16 +4,18 @@ import asyncio
 import base64
 import contextlib
 import json
+from datetime import datetime
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 from endpoint import HttpEndpoint, announcement, publish
-from integration.cluster import read
+from integration.cluster import feed, read
 from standardwebhooks import Webhook
 from worker_process import WorkerProcess, environment_of
 
 from streams import cli, topics
+from streams.deletion import request_deletion
 from streams.local.broker import free_ports
 from streams.push import book
 from streams.push.report import report, request_retries
@@ -333,3 +335,35 @@ async def test_two_that_change_the_book_at_once_are_one_after_the_other(created_
     names = [f"s{number}" for number in range(3)]
     await asyncio.gather(*(book.add(created_topics, standard(name, "https://example.com/")) for name in names))
     assert sorted((await book.read_book(created_topics)).entries) == names
+
+
+async def test_a_trip_that_is_deleted_is_pushed_and_nothing_else_of_it_any_more(push, start_worker):
+    settings, start = push
+    async with HttpEndpoint(lambda request: 200 if b"itinId" in request.body else 503) as endpoint:
+        await book.add(settings, Subscription(id="dq", url=endpoint.url, profile="drivequant"))
+        await book.add(settings, standard("trips", endpoint.url, events=("TripDataReady",)))
+        await ready(start(TRIPS_PUSH_RETRY_SCALE="1"))
+        worker = await asyncio.to_thread(start_worker, settings)
+        telemetry = [("2026-03-05T08:00:00Z", "OFF"), ("2026-03-05T08:01:00Z", "ON"), ("2026-03-05T08:31:00Z", "OFF")]
+        await feed(
+            settings,
+            [
+                (b"JQ7RP", json.dumps({"vehicle_id": "JQ7RP", "timestamp": at, "ignition": state}).encode())
+                for at, state in telemetry
+            ],
+        )
+        (ended,) = await endpoint.received(1)
+        trip = ended.json["data"]["trip"]["id"]
+        await waiting(settings, 1)
+        deletion = await request_deletion(settings, trip)
+        assert deletion.state == "deleted"
+        pushed = (await endpoint.received(2))[1].json
+        assert pushed["itinId"] == trip
+        assert pushed["event"] == "TRIP_DELETION"
+        date = datetime.strptime(pushed["date"], "%Y-%m-%dT%H:%M:%S.%f%z")
+        assert date == datetime.fromisoformat(deletion.requested_at)
+        # What was still to be told of the trip is told no more.
+        await waiting(settings, 0)
+        (dq, told) = await report(settings)
+        assert (dq.delivered, told.delivered, told.erased) == (1, 0, 1)
+        assert worker.stop() == 0

@@ -44,6 +44,8 @@ _log = structlog.get_logger(__name__)
 # Partitions that are given up wait so long for attempts that are under way (seconds); the others are made again.
 _GRACE: Final = 3.0
 _POLL_MS: Final = 500
+# How often failures of one subscription are told of (seconds); the report and the metrics have all of them.
+_TELL_EVERY: Final = 30.0
 
 
 class PushWorker(Worker):
@@ -77,6 +79,7 @@ class PushWorker(Worker):
         self._push_metrics = metrics
         self._dispatcher = Dispatcher(reader.book, new_sender, clock, self._settle, self.fail)
         self._scheduling = False
+        self._told: dict[str, tuple[float, int]] = {}
         self._requests: asyncio.Task[None] | None = None
         self._beside: set[asyncio.Task[None]] = set()
         super().__init__(destinations=destinations, metrics=metrics, **arguments)
@@ -155,7 +158,7 @@ class PushWorker(Worker):
         name = entry.definition.id
         self._push_metrics.attempt(name, outcome)
         if outcome.error is not None:
-            _log.info("push failed", subscription=name, delivery=delivery.id, error=outcome.error)
+            self._tell_of_failure(name, delivery.id, outcome.error)
         partition = self.partitions.get(number)
         if partition is not None and self.failure is None:
             _processor(partition).settle(delivery, entry.definition.profile, outcome)
@@ -165,6 +168,16 @@ class PushWorker(Worker):
             _log.warning("subscription disabled", subscription=name, reason=reason)
             self._dispatcher.rest(entry.uid, Switch(at=rfc3339(self._clock.now_ms()), reason=reason))
             self.begin(self._disable(entry, reason))
+
+    def _tell_of_failure(self, name: str, delivery_id: str, error: str) -> None:
+        """The first one, and then one in a while: an endpoint that is dead fails many times a second."""
+        told, untold = self._told.get(name, (-_TELL_EVERY, 0))
+        now = self._clock.monotonic()
+        if now - told < _TELL_EVERY:
+            self._told[name] = told, untold + 1
+            return
+        self._told[name] = now, 0
+        _log.info("push failed", subscription=name, delivery=delivery_id, error=error, more_since_last=untold)
 
     async def _disable(self, entry: Entry, reason: str) -> None:
         try:

@@ -98,11 +98,12 @@ def json_schemas() -> dict[str, dict[str, Any]]:
     }
 
 
-def write(directory: Path) -> list[Path]:
-    """Writes the JSON Schemas to ``json`` in this directory, and ``asyncapi.json`` beside it.
+def write(directory: Path, openapi: dict[str, Any] | None = None) -> list[Path]:
+    """Writes the JSON Schemas to ``json`` in this directory, and ``asyncapi.json`` and ``openapi.json`` beside it.
 
     Args:
         directory: is made if there is none; files of the same names are replaced.
+        openapi: the OpenAPI document, which comes from the application that answers; None: none is written.
 
     Returns:
         The files that it wrote.
@@ -112,6 +113,8 @@ def write(directory: Path) -> list[Path]:
     """
     documents = {directory / "json" / name: schema for name, schema in json_schemas().items()}
     documents[directory / "asyncapi.json"] = asyncapi()
+    if openapi is not None:
+        documents[directory / "openapi.json"] = openapi
     (directory / "json").mkdir(parents=True, exist_ok=True)
     for path, document in documents.items():
         path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -385,14 +385,15 @@ def delete(
 @trips.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path("schemas"), metavar="[FOLDER]")
 def schemas(*, folder: Path) -> None:
-    """Write the JSON Schemas and the AsyncAPI document.
+    """Write the JSON Schemas, AsyncAPI and OpenAPI documents.
 
-    Of all messages, from the models. FOLDER: where to; schemas if not given.
+    Of all messages, from the models, and of all that is answered over HTTP. FOLDER: where to; schemas if not given.
     """
     from schemas.generate import write
+    from streams.serve.app import openapi_document
 
     try:
-        paths = write(folder)
+        paths = write(folder, openapi_document())
     except OSError as error:
         raise UsageError(f"{error.filename or folder}: {error.strerror or error}") from None
     for path in paths:

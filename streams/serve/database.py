@@ -98,6 +98,7 @@ def _sqlite(url: URL) -> Engine:
             "journal_mode = WAL",  # readers do not wait for the writer, nor it for them
             "synchronous = FULL",  # a key that was revoked stays so when the power fails
             "secure_delete = ON",  # what is deleted is overwritten
+            "temp_store = MEMORY",  # a container has nowhere else to write to
             "cache_size = -16384",
             "mmap_size = 1073741824",
         ):

@@ -21,6 +21,10 @@ COMMANDS = [
     ["topics", "check"],
     ["check"],
     ["schemas"],
+    ["serve"],
+    ["keys", "create"],
+    ["keys", "list"],
+    ["keys", "revoke"],
     ["push"],
     *(
         ["push", command]

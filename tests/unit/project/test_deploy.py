@@ -23,7 +23,7 @@ COMPOSE = yaml.safe_load((TOP / "docker-compose.yml").read_text())
 KUBERNETES = {part["kind"]: part for part in yaml.safe_load_all((TOP / "deploy" / "kubernetes.yaml").read_text())}
 SERVICES = COMPOSE["services"]
 VERSION = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["version"]
-OURS = [SERVICES["topics"], SERVICES["worker"], SERVICES["push"]]
+OURS = [SERVICES["topics"], SERVICES["worker"], SERVICES["push"], SERVICES["serve"]]
 PODS = [KUBERNETES["Job"]["spec"]["template"]["spec"], KUBERNETES["Deployment"]["spec"]["template"]["spec"]]
 CONTAINERS = [pod["containers"][0] for pod in PODS]
 
@@ -50,7 +50,7 @@ def test_every_command_is_one_of_ours(command):
 @pytest.mark.parametrize(
     "environment",
     [*(one["environment"] for one in OURS), KUBERNETES["ConfigMap"]["data"]],
-    ids=["compose topics", "compose worker", "compose push", "kubernetes"],
+    ids=["compose topics", "compose worker", "compose push", "compose serve", "kubernetes"],
 )
 def test_every_variable_is_a_setting_with_a_value_that_is_allowed(environment, monkeypatch):
     known = {f"TRIPS_{field.upper()}" for field in Settings.model_fields}
@@ -200,6 +200,18 @@ def test_composes_broker_listens_where_the_workers_look():
     assert {one["environment"]["TRIPS_BOOTSTRAP_SERVERS"] for one in OURS} == {listeners["INTERNAL"]}
     assert listeners["HOST"] == Settings.model_fields["bootstrap_servers"].default
     assert set(protocols) == {one.split("://")[0] for one in broker["KAFKA_LISTENERS"].split(",")}
+
+
+def test_composes_read_side_keeps_its_data_where_its_user_may_write_and_asks_for_keys():
+    serve = SERVICES["serve"]
+    (mounted,) = serve["volumes"]
+    volume, path = mounted.split(":")
+    assert volume in COMPOSE["volumes"]
+    assert serve["environment"]["TRIPS_SERVE_DATABASE"].startswith(f"sqlite:///{path}/")
+    assert f"install --directory --owner=trips --group=trips --mode=0700 {path}" in DOCKERFILE
+    assert serve["environment"]["TRIPS_SERVE_HOST"] == "0.0.0.0"  # not loopback: without a key it does not serve
+    default = Settings.model_fields["serve_port"].default
+    assert serve["ports"] == [f"127.0.0.1:{default}:{default}"]
 
 
 def test_composes_data_survives_a_new_container():

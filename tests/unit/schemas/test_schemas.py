@@ -14,6 +14,7 @@ from schemas.headers import AnnouncementHeaders, DeadLetterHeaders, LateHeaders
 from schemas.telemetry import Telemetry, TelemetryEnvelope
 from streams.delivery.messages import Source, announcement_messages, dead_letter, late_letter
 from streams.records import Announcement, Late, Rejected, TripsRecord
+from streams.serve.app import openapi_document
 from streams.settings import Settings
 from streams.telemetry.reader import Problem, Reason
 
@@ -41,7 +42,7 @@ def names_of(value):
 
 
 def test_the_committed_files_are_what_the_models_say(tmp_path):
-    written = write(tmp_path)
+    written = write(tmp_path, openapi_document())
     committed = sorted(path.relative_to(COMMITTED) for path in COMMITTED.rglob("*.json"))
     assert sorted(path.relative_to(tmp_path) for path in written) == committed
     for path in written:

@@ -114,11 +114,10 @@ class StatusEngine:
         self._producer = producer
         follow = asyncio.create_task(self._keep_on(self._follow, "following"), name="status: follow")
         self._tasks = [follow]
+        followed = asyncio.create_task(self._following.wait())
         try:
             async with asyncio.timeout(_FOLLOW_WITHIN):
-                await asyncio.wait(
-                    [asyncio.ensure_future(self._following.wait()), follow], return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait([followed, follow], return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             await self.stop()
             topic = self.settings.topics.status_changelog
@@ -126,6 +125,11 @@ class StatusEngine:
         except BaseException:
             await self.stop()
             raise
+        finally:
+            followed.cancel()
+        if self.failure is not None:
+            await self.stop()
+            raise self.failure
         self._tasks.append(asyncio.create_task(self._keep_on(self._stand, "deciding"), name="status: decide"))
 
     async def stop(self) -> None:
@@ -391,8 +395,10 @@ class _Turn(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def check(self) -> None:
         """Raise what has ended the term, if something has."""
-        if self._task is not None and self._task.done():
-            self._task.result()
+        task = self._task
+        if task is not None and task.done():
+            self._task = None
+            task.result()
 
     async def end(self) -> None:
         """End the term, with what it is committing; by force if that hangs."""

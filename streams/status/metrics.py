@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter as Counted
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -61,7 +61,7 @@ class StatusMetrics:
             "Records of trip-events and of requests that are none, left out.",
             registry=registry,
         )
-        self._terms = Gauge("trips_status_terms", "How often this process has begun to decide.", registry=registry)
+        self._terms = Counter("trips_status_terms", "How often this process has begun to decide.", registry=registry)
 
     def show(self, book: Callable[[], Book | None], waiting: Callable[[], int]) -> None:
         """Show how things are when somebody asks.

@@ -34,7 +34,7 @@ from streams.status.book import META_KEY, Book, read_trip
 from streams.status.wire import answer_record, event_message, read_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from streams.runtime.fences import Fence
     from streams.settings import Settings
@@ -170,7 +170,7 @@ class Term:
                 ends = await consumer.end_offsets(places)
                 begins = await consumer.beginning_offsets(places)
                 first = not any(_place_name(events, number) in book.positions for number in range(len(places)))
-                starts = await self._first_starts(consumer, places[1:]) if first else {}
+                starts = await self._first_starts(consumer, ends) if first else {}
         except TimeoutError as error:
             raise ClusterError(f"The brokers do not tell where {events} begins and ends: are they away?") from error
         for place in places:
@@ -199,12 +199,13 @@ class Term:
         return [TopicPartition(topic, number) for number in sorted(numbers)]
 
     async def _first_starts(
-        self, consumer: AIOKafkaConsumer, places: Sequence[TopicPartition]
+        self, consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]
     ) -> dict[TopicPartition, int]:
         """Where trips begin that could be remembered still. All older ones are nothing to us."""
         since = int((self._now() - self._settings.status_trip_memory.total_seconds()) * 1000)
+        places = [place for place in ends if place != self._requests]
         found = await consumer.offsets_for_times(dict.fromkeys(places, max(since, 0)))
-        ends = await consumer.end_offsets(list(places))
+        # Nothing so new was there: from what was the end before it was asked for.
         return {place: found[place].offset if found.get(place) else ends[place] for place in places}
 
     # -- a round ---------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class Place:
         self.settings, self.folder, self.number = settings, folder, number
         self.started = itertools.count(1)
         self.plan = {}
+        self.held = False
         self.logs = []
         self.task = asyncio.create_task(self.keep())
 
@@ -65,6 +66,16 @@ class Place:
             while self.process.process.poll() is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             await asyncio.sleep(RESTART_AFTER)
+            while self.held:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    async def restarted(self, fault):
+        """The next process, which has this fault."""
+        before, self.plan = self.process, {"TRIPS_TEST_STATUS_FAULT": fault}
+        before.kill()
+        while self.process is before:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        return self.process
 
     async def ask(self, path):
         return await asyncio.to_thread(self.process.get, path)
@@ -161,19 +172,19 @@ async def strike(run, action):
             await asyncio.sleep(run.settings.session_timeout_s + 2)
             process.send(18)
         case "before commit" | "after commit":
-            # The one that comes after this one has it in its plan, and is the only one that is left to decide.
+            # The other one is started anew with a fault in its plan, and is then the only one that is left to decide;
+            # unless the group makes it decide at once, because it has changed.
             other = next(one for one in run.places if one is not place)
-            other.plan = {"TRIPS_TEST_STATUS_FAULT": f"{action.split()[0]}:{run.chance.randrange(5, 30)}"}
-            planned = other.process
-            planned.kill()
-            await asyncio.sleep(1)
-            while (await other.ask("/health/ready"))[0] != 200:  # noqa: ASYNC110
+            planned = await other.restarted(f"{action.split()[0]}:{run.chance.randrange(5, 30)}")
+            while planned.process.poll() is None and (await other.ask("/health/ready"))[0] != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
-            planned = other.process
-            place.process.kill()
+            place.held = True
+            if planned.process.poll() is None:
+                process.kill()
             async with asyncio.timeout(60):
                 while planned.process.poll() is None:  # noqa: ASYNC110 - it kills itself
                     await asyncio.sleep(0.05)
+            place.held = False
             assert planned.process.returncode == -9
     await run.goes_on()
 

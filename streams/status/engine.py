@@ -110,7 +110,11 @@ class StatusEngine:
         timeout_ms = max(1000, int(self.settings.status_answer_timeout_s * 1000))
         # What is not delivered in time is given up, as its caller has done.
         producer = AIOKafkaProducer(**self.settings.client(), acks="all", request_timeout_ms=timeout_ms)
-        await producer.start()
+        try:
+            await producer.start()
+        except (KafkaError, OSError) as error:
+            await producer.stop()
+            raise ClusterError(f"The Kafka cluster at {self.settings.bootstrap_servers} is gone: {error!r}") from error
         self._producer = producer
         follow = asyncio.create_task(self._keep_on(self._follow, "following"), name="status: follow")
         self._tasks = [follow]

@@ -26,7 +26,10 @@ _MAY_YET_BE: Final = (
     "No decision came in time. The request may yet be applied. Send it again as it is: what has been applied already "
     "is not applied twice, and is answered as if it were the first time."
 )
-_NOT_TAKEN: Final = "Too many requests are waiting. This one was not taken, and will not be applied. Send it again."
+_NOT_TAKEN: Final = (
+    "This process is not ready, or too many requests are waiting. This one was not taken, and will not be applied. "
+    "Send it again."
+)
 _TOO_LARGE: Final = f"The body is larger than {MAX_BODY} bytes."
 
 

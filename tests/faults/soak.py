@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sampled", "Slope", "Soak", "slope"]
 
-RATE = 200
+RATE = 80
 WARM_UP = 480.0
 """Seconds after which the horizon has long been left behind, and every code path and buffer has been in use."""
 _EVERY = 2.0

@@ -11,7 +11,7 @@ from faults.soak import WARM_UP, Soak, slope
 
 MINUTES = float(os.environ.get("TRIPS_TEST_SOAK_MINUTES", "20"))
 """All other tests can be run beside it."""
-VEHICLE_BYTES = 1200
+VEHICLE_BYTES = 1400
 """What one that came once may take of a worker's memory, stored values and Python's objects around them."""
 
 
@@ -46,10 +46,11 @@ def test_soak(seed, add_row):
         f"{soak.seconds / 60:.0f} min; memory {memory.text(2**20, 'MiB')}, vehicles {vehicles.text(1, '')}, "
         f"descriptors {descriptors.text(1, '')}, tasks {tasks.text(1, '')}, lag {lag.text(1, 'records')}"
     )
-    # Whoever came once stays: that is what may grow. Beyond it, less than what the allocator needs to settle.
+    # Whoever came once stays: that is what may grow. Beyond it, the C library's free lists take an hour to settle: what
+    # is in use stays the same, and less and less comes to lie between it.
     by_minute = [round(one.memory / 2**20, 1) for one in soak.samples[::30]]
     left = memory.per_hour - 3 * memory.error - vehicles.per_hour * VEHICLE_BYTES
-    assert left < 16 * 2**20, (soak.row.note, by_minute)
+    assert left < 24 * 2**20, (soak.row.note, by_minute)
     for what in (descriptors, tasks):
         assert what.per_hour - 3 * what.error < 1, soak.row.note
         assert what.mean < 200

@@ -83,9 +83,10 @@ def build_app(settings: Settings, cluster: Cluster, new_processor: NewProcessor 
         new_processor: makes the empty processor of a partition, if not the one that tells trips.
     """
     topics, client, rules = settings.topics, settings.client(), settings.rules()
+    reader = Reader(max_clock_skew_ms=settings.max_clock_skew_ms)  # one: it remembers timestamps that it has parsed
 
     def new_trips_processor() -> Processor:
-        return Processor(rules, Reader(max_clock_skew_ms=settings.max_clock_skew_ms))
+        return Processor(rules, reader)
 
     worker = Worker(
         topics=topics,

@@ -507,7 +507,7 @@ class App(faust.App):  # type: ignore[misc]
         )
         self.worker = worker
         self.transport = BatchTransport([URL(broker.split(";")[0])], self)
-        telemetry = self.topic(worker.topics.telemetry, schema=BatchSchema())
+        telemetry = self.topic(worker.topics.telemetry, schema=BatchSchema(), acks=False)
         table = VehicleTable(self, name="vehicles", beacon=self.tables.beacon)
         table.worker = worker
         self.tables.add(table)

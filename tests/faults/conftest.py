@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import random
@@ -60,6 +61,13 @@ def add_row(request):
     rows = []
     yield rows.append
     request.node.user_properties += [("fault", asdict(row)) for row in rows]
+
+
+@pytest.fixture(autouse=True)
+def no_litter():
+    """Connections that a fault has left to the garbage collector are collected here, where that is no warning."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

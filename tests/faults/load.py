@@ -13,7 +13,7 @@ import itertools
 import json
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -106,6 +106,11 @@ def fleet(seed: int, vehicles: int, *, newcomers: float = 0.002) -> Iterator[Mes
         yield next(chance.choice(sources))
 
 
+_MANY: Final = 25_000
+_AFTER_MANY: Final = 100.0
+"""A drill that takes long goes on with fewer messages a second: all that was sent is also judged."""
+
+
 class Load:
     """Sends a fleet's messages at a rate until it is stopped, whatever happens to the brokers.
 
@@ -130,6 +135,7 @@ class Load:
         self._broken = False
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._given_up = False
 
     def start(self, *, rate: float = 800.0) -> None:
         """Begin to send, so many messages a second."""
@@ -145,19 +151,25 @@ class Load:
 
     async def cancel(self) -> None:
         """End at once."""
+        self._stopping = self._given_up = True
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        if task is None:
+            return
+        async with asyncio.timeout(60):
+            while not task.done():  # wait_for (Python 3.11) and aiokafka may swallow a cancellation
+                task.cancel()
+                await asyncio.wait([task], timeout=1)
 
     async def _run(self, rate: float) -> None:
         began, taken = time.monotonic(), 0
         try:
-            while not self._stopping or self._again or self._in_flight:
+            while not self._given_up and (not self._stopping or self._again or self._in_flight):
+                if taken > _MANY and rate > _AFTER_MANY:
+                    rate, began, taken = _AFTER_MANY, time.monotonic(), 0
                 behind = (time.monotonic() - began) * rate - taken
                 if behind > rate:  # the brokers were away: go on from here at the same rate
                     began, behind = time.monotonic() - taken / rate, 0
-                while self._again and len(self._in_flight) < 2_000:
+                while self._again and len(self._in_flight) < 2_000 and not self._given_up:
                     await self._send(self._again.pop())
                 for _ in range(int(behind)):
                     if self._stopping or self._again or len(self._in_flight) >= 2_000:

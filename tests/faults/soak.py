@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Sampled", "Slope", "Soak", "slope"]
 
-RATE = 200
-WARM_UP = 300.0
+RATE = 80
+WARM_UP = 480.0
 """Seconds after which the horizon has long been left behind, and every code path and buffer has been in use."""
 _EVERY = 2.0
 
@@ -45,6 +45,7 @@ class Sampled:
     descriptors: float
     tasks: float
     lag: float
+    vehicles: float
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ async def look_at(worker: Worker, at: float) -> Sampled:
         len(list((process / "fd").iterdir())),
         total(metrics, "trips_tasks"),
         total(metrics, "trips_lag_records"),
+        total(metrics, "trips_vehicles"),
     )
 
 

@@ -31,7 +31,7 @@ from streams.topics import create_topics
 
 USER = "ignition-trips"
 PASSWORD = "the-password-of-the-user"
-AT_ONCE_S = 5
+AT_ONCE_S = 20
 """From its first line to its end; a worker that finds no broker waits for 30 s."""
 
 

@@ -265,7 +265,7 @@ async def test_state_that_is_damaged_or_newer_is_named_and_refused(drill, make_s
     chance = run.chance
     kinds = [*DAMAGE.items()] if every_fault else [*DAMAGE.items()][::6]
     for number, (kind, (damage, says)) in enumerate(kinds):
-        victim = chance.choice([record for record in good if len(record.value) > 10 and record.partition == 1])
+        victim = chance.choice([record for record in good if len(record.value or b"") > 10 and record.partition == 1])
         key, value = damage(chance, victim.key, victim.value)
         victims = another(make_settings, settings, number)
         await prepare(victims)

@@ -17,7 +17,7 @@ COMPACTING = {
     "log.cleaner.backoff.ms": "100",
     "log.cleaner.min.cleanable.ratio": "0.001",
     "log.cleaner.max.compaction.lag.ms": "200",
-    "log.segment.bytes": "65536",
+    "log.segment.bytes": "1048576",
     "log.roll.ms": "500",
 }
 FORGETFUL = {
@@ -59,7 +59,11 @@ async def let_it_wake_up(run, zombie):
     """After the other has taken over and gone on, it may go on too; it must notice, or have nothing to do."""
     await run.recovered(time.monotonic())
     zombie.thaw()
-    await run.pause(0.5, 1.5)
+    thawed = time.monotonic()
+    while zombie.alive and time.monotonic() < thawed + 20:
+        await run.pause(0.5, 1.5)
+        if (await zombie.probe("/health/ready"))[0] == 200 and time.monotonic() > thawed + 1:
+            break
 
 
 async def freeze_at_steps(run, steps):
@@ -74,10 +78,9 @@ async def freeze_at_steps(run, steps):
         zombie = await frozen(run)
         run.repetitions += 1
         await let_it_wake_up(run, zombie)
+        fenced += any("Fenced" in line for line in zombie.critical())
         if zombie.alive:
             zombie.kill()  # it has noticed without ending; the next one has another plan
-        else:
-            fenced += any("Fenced" in line for line in zombie.critical())
     await zombies.running()
     run.row.note = f"{fenced} found themselves fenced and ended"
     return fenced
@@ -151,7 +154,7 @@ async def test_slower_than_the_transaction_timeout(drill, settings):
         worker.thaw()
         since = time.monotonic()
         await worker.ended()
-        await run.recovered(since)
+    await run.recovered(since)
     await run.finish()
 
 

@@ -151,7 +151,9 @@ class Supervised:
             # In its first second it is a Python that imports: the signal's own way to end it is all right.
             if code != 0 and not (code == -signal.SIGTERM and "starting" not in worker.output()):
                 self.failures.append(f"{worker.name} ended with {code} after SIGTERM:\n{tail(worker)}")
-        await self._task
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.result()
 
     def destroy(self) -> None:
         """Whatever is left of it ends now."""

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import select, union_all
+from sqlalchemy import bindparam, select, union_all
 
 from streams.serve.database import reading
 from streams.serve.tables import announcements, trips, vehicles
 from streams.serve.words import DELETED, first_id, to_column
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine, Select
+    from sqlalchemy import Engine, Select
 
 __all__ = ["Found", "Page", "Queries", "TripFilter", "VehicleFound"]
 
 # Corrections of one trip are a handful; this is for a device that has gone mad.
 _MOST_HISTORY: Final = 1000
-# Of a vehicle the newest trips are looked at to find its last end: a discarded one may come in between.
-_RECENT: Final = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,83 +80,101 @@ class Queries:
             limit: at most so many.
             after: the id of the last trip of the page before; None: from the beginning.
         """
+        values: dict[str, Any] = {
+            "vehicle": None if wanted.vehicle_id is None else to_column(wanted.vehicle_id),
+            "first": None if wanted.start_from is None else first_id(wanted.start_from),
+            "last": None if wanted.start_before is None else first_id(wanted.start_before),
+            "after": after,
+            "flags": wanted.flags or None,
+        }
+        given = {name: value for name, value in values.items() if value is not None}
+        statement = _listing(tuple(sorted(wanted.statuses)), frozenset(given), wanted.flagged, wanted.newest_first)
         with reading(self._engine) as connection:
-            rows = connection.execute(_listing(wanted, limit + 1, after)).all()
+            rows = connection.execute(statement, given | {"most": limit + 1}).all()
         views = [row.view for row in rows[:limit]]
         return Page(views, rows[limit - 1].id if len(rows) > limit else None)
 
     def trip(self, trip_id: str, *, history: bool = True) -> Found | None:
         """A trip, a deleted one as well."""
         with reading(self._engine) as connection:
-            row = connection.execute(select(trips.c.status, trips.c.view).where(trips.c.id == trip_id)).first()
+            row = connection.execute(_TRIP, {"trip": trip_id}).first()
             if row is None:
                 return None
-            told = _history(connection, trip_id) if history and row.status != DELETED else []
+            told = []
+            if history and row.status != DELETED:
+                newest_first = connection.execute(_HISTORY, {"trip": trip_id, "most": _MOST_HISTORY})
+                told = [one.payload for one in reversed(newest_first.all())]
         return Found(row.status, row.view, told)
 
     def vehicle(self, vehicle_id: str) -> VehicleFound | None:
         """What is known of a vehicle; None: it has never been heard of."""
         name = to_column(vehicle_id)
+        current, ended = (
+            _listing(statuses, frozenset({"vehicle"}), None, newest_first=True)
+            for statuses in (("ONGOING",), ("FINISHED", "PENDING"))
+        )
+        newest = {"vehicle": name, "most": 1}
         with reading(self._engine) as connection:
-            last = connection.execute(select(vehicles.c.last).where(vehicles.c.id == name)).scalar_one_or_none()
-            recent = connection.execute(
-                select(trips.c.status, trips.c.view)
-                .where(trips.c.vehicle_id == name)
-                .order_by(trips.c.id.desc())
-                .limit(_RECENT)
-            ).all()
-        if last is None and not recent:
-            return None
-        current = next((row.view for row in recent if row.status == "ONGOING"), None)
-        ended = next((row.view for row in recent if row.status in ("PENDING", "FINISHED")), None)
-        return VehicleFound(last, current, ended)
+            last = connection.execute(_LAST, {"vehicle": name}).scalar_one_or_none()
+            on = connection.execute(current, newest).first()
+            over = connection.execute(ended, newest).first()
+            if last is None and on is None and over is None:
+                return None
+        return VehicleFound(last, None if on is None else on.view, None if over is None else over.view)
 
 
-def _history(connection: Connection, trip_id: str) -> list[bytes]:
-    newest = (
-        select(announcements.c.payload)
-        .where(announcements.c.trip_id == trip_id)
-        .order_by(announcements.c.revision.desc(), announcements.c.stage.desc(), announcements.c.type.desc())
-        .limit(_MOST_HISTORY)
-    )
-    return [row.payload for row in reversed(connection.execute(newest).all())]
+# Statements are built once: that takes longer than most of them do.
+_TRIP: Final = select(trips.c.status, trips.c.view).where(trips.c.id == bindparam("trip"))
+_HISTORY: Final = (
+    select(announcements.c.payload)
+    .where(announcements.c.trip_id == bindparam("trip"))
+    .order_by(announcements.c.revision.desc(), announcements.c.stage.desc(), announcements.c.type.desc())
+    .limit(bindparam("most"))
+)
+_LAST: Final = select(vehicles.c.last).where(vehicles.c.id == bindparam("vehicle"))
 
 
-def _listing(wanted: TripFilter, limit: int, after: str | None) -> Select[tuple[str, bytes]]:
+@lru_cache(maxsize=1024)
+def _listing(
+    statuses: tuple[str, ...],
+    given: frozenset[str],
+    flagged: bool | None,  # noqa: FBT001 - the cache tells them apart by their places
+    newest_first: bool,  # noqa: FBT001
+) -> Select[tuple[str, bytes]]:
     """Trips in order of their ids, which is that of their starts.
 
-    Of several statuses each is walked along its own index, and the walks are merged: one statement that looks at no
-    more rows than it answers, unless flags are asked for.
+    Of several statuses each is walked along its own index, and the walks are merged: one statement, that looks at no
+    more rows than it answers, unless flags are asked for; then it looks at those that have some.
+
+    Args:
+        statuses: of the trips.
+        given: the parameters that narrow it down.
+        flagged: as in the filter.
+        newest_first: which way.
     """
-    if wanted.vehicle_id is not None or wanted.flags or wanted.flagged:
-        return _ordered(_filtered(wanted, after).where(trips.c.status.in_(wanted.statuses)), wanted).limit(limit)
-    walks = [
-        _ordered(_filtered(wanted, after).where(trips.c.status == status), wanted).limit(limit).subquery()
-        for status in wanted.statuses
-    ]
-    merged = union_all(*(select(walk) for walk in walks)).subquery()
-    order = merged.c.id.desc() if wanted.newest_first else merged.c.id
-    return select(merged.c.id, merged.c.view).order_by(order).limit(limit)
-
-
-def _filtered(wanted: TripFilter, after: str | None) -> Select[tuple[str, bytes]]:
-    statement = select(trips.c.id, trips.c.view)
-    if wanted.vehicle_id is not None:
-        statement = statement.where(trips.c.vehicle_id == to_column(wanted.vehicle_id))
-    if wanted.start_from is not None:
-        statement = statement.where(trips.c.id >= first_id(wanted.start_from))
-    if wanted.start_before is not None:
-        statement = statement.where(trips.c.id < first_id(wanted.start_before))
-    if after is not None:
-        statement = statement.where(trips.c.id < after if wanted.newest_first else trips.c.id > after)
-    if wanted.flags or wanted.flagged:
-        statement = statement.where(trips.c.flags != 0)  # in these words, for the index of those that have some
-    if wanted.flags:
-        statement = statement.where(trips.c.flags.op("&")(wanted.flags) == wanted.flags)
-    if wanted.flagged is False:
-        statement = statement.where(trips.c.flags == 0)
-    return statement
-
-
-def _ordered(statement: Select[tuple[str, bytes]], wanted: TripFilter) -> Select[tuple[str, bytes]]:
-    return statement.order_by(trips.c.id.desc() if wanted.newest_first else trips.c.id)
+    walks = []
+    for status in statuses:
+        walk = select(trips.c.id, trips.c.view).where(trips.c.status == status)
+        if "vehicle" in given:
+            walk = walk.where(trips.c.vehicle_id == bindparam("vehicle"))
+        if "first" in given:
+            walk = walk.where(trips.c.id >= bindparam("first"))
+        if "last" in given:
+            walk = walk.where(trips.c.id < bindparam("last"))
+        if "after" in given:
+            after: Any = bindparam("after")
+            walk = walk.where(trips.c.id < after if newest_first else trips.c.id > after)
+        if "flags" in given:
+            walk = walk.where(trips.c.flags.op("&")(bindparam("flags")) == bindparam("flags"))
+        if flagged is False:
+            walk = walk.where(trips.c.flags == 0)
+        elif flagged or "flags" in given:
+            walk = walk.where(trips.c.flags != 0)  # in these words, for the index of those that have some
+            if "vehicle" not in given:
+                walk = walk.with_hint(trips, "INDEXED BY trips_with_flags", "sqlite")
+        walks.append(walk.order_by(trips.c.id.desc() if newest_first else trips.c.id).limit(bindparam("most")))
+    if len(walks) == 1:
+        return walks[0]
+    merged = union_all(*(select(walk.subquery()) for walk in walks)).subquery()
+    order = merged.c.id.desc() if newest_first else merged.c.id
+    return select(merged.c.id, merged.c.view).order_by(order).limit(bindparam("most"))

@@ -71,13 +71,13 @@ trips: Final = Table(
     Column("flags", Integer, nullable=False),
     Column("view", LargeBinary, nullable=False),  # the JSON that is answered
     Index("trips_by_status", "status", "id"),
-    Index("trips_by_vehicle", "vehicle_id", "id"),
+    Index("trips_by_vehicle", "vehicle_id", "status", "id"),
     # Few trips have flags, and whoever looks for one of them must not read all the others.
     Index(
         "trips_with_flags",
+        "status",
         "id",
         "flags",
-        "status",
         sqlite_where=text("flags <> 0"),
         postgresql_where=text("flags <> 0"),
     ),

@@ -14,6 +14,7 @@ from schemas.read_side import Problem, RouteFeature, TripDeletion, TripDetail, T
 from streams.errors import ClusterError, UnknownTripError
 from streams.serve.app import openapi_document
 from streams.serve.listing import CSV_COLUMNS, csv_lines
+from streams.serve.queries import _listing
 from streams.status.book import read_trip
 
 MINUTE = 60_000
@@ -25,6 +26,13 @@ KINDS = (
     ("TripDiscarded", "DISCARDED", "TOO_SHORT"),
     ("TripDiscarded", "DISCARDED", "SUPERSEDED"),
 )
+
+
+PARAMETERS = [
+    combination
+    for count in range(4)
+    for combination in itertools.combinations(("vehicle", "flags", "flagged", "first", "last", "after"), count)
+]
 
 
 def nothing(_):
@@ -384,3 +392,28 @@ def test_every_operation_says_who_may_and_how_it_fails():
             assert {"401", "403", "422", "429", "503"} <= set(responses), (path, method)
             assert "HTTPValidationError" not in json.dumps(operation)
             assert operation["summary"]
+
+
+# -- how lists are looked up -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parameters", PARAMETERS, ids=" ".join)
+def test_every_list_is_a_walk_along_an_index_and_reads_no_more_than_it_answers(tmp_path, make_read_side, parameters):
+    side = make_read_side(f"sqlite:///{tmp_path}/a.db")
+    side.say(*fleet()[1])
+    given = frozenset(parameters) - {"flagged"}
+    for statuses in (("FINISHED",), ("FINISHED", "ONGOING", "PENDING")):
+        for newest_first in (True, False):
+            statement = _listing(statuses, given, "flagged" in parameters or None, newest_first)
+            compiled = statement.compile(side.engine)
+            values = {"vehicle": "v1", "flags": 4, "first": "0", "last": "8", "after": "4", "most": 5}
+            arguments = tuple({**compiled.params, **values}[name] for name in compiled.positiontup)
+            with side.engine.connect() as connection:
+                plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", arguments)]
+            walks = [step for step in plan if "trips USING" in step or step.startswith("SCAN trips")]
+            index = "with_flags" if {"flags", "flagged"} & {*parameters} else "status"
+            index = "vehicle" if "vehicle" in given else index
+            assert len(walks) == len(statuses)
+            assert all(step.startswith("SEARCH trips USING INDEX trips_") and index in step for step in walks), plan
+            if len(statuses) == 1:
+                assert not any("TEMP B-TREE" in step for step in plan), plan

@@ -44,10 +44,10 @@ def upgrade() -> None:
         sa.Column("view", sa.LargeBinary, nullable=False),
     )
     op.create_index("trips_by_status", "trips", ["status", "id"])
-    op.create_index("trips_by_vehicle", "trips", ["vehicle_id", "id"])
+    op.create_index("trips_by_vehicle", "trips", ["vehicle_id", "status", "id"])
     flagged = sa.text("flags <> 0")
     op.create_index(
-        "trips_with_flags", "trips", ["id", "flags", "status"], sqlite_where=flagged, postgresql_where=flagged
+        "trips_with_flags", "trips", ["status", "id", "flags"], sqlite_where=flagged, postgresql_where=flagged
     )
     op.create_table(
         "announcements",

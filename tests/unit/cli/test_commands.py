@@ -180,13 +180,17 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
 
 
 def test_help_is_quick(tmp_path):
-    command = [sys.executable, "-m", "streams.cli", "--help"]
-    took = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-        took.append(time.perf_counter() - begun)
-    assert min(took) < 0.5
+    """Beside a Python that imports click and nothing else, in the same minute on the same machine."""
+
+    def quickest(*arguments):
+        took = []
+        for _ in range(5):
+            begun = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], cwd=tmp_path, check=True, capture_output=True)
+            took.append(time.perf_counter() - begun)
+        return min(took)
+
+    assert quickest("-m", "streams.cli", "--help") < 3 * quickest("-c", "import click")
 
 
 def test_help_imports_nothing_heavy():

@@ -66,6 +66,7 @@ def trips(context: click.Context, *, debug: bool) -> None:
 
 @trips.command()
 @click.option("--bootstrap-servers", metavar="HOST:PORT", help="Use this Kafka cluster instead of starting one.")
+@click.option("--full", is_flag=True, help="Show planned trips, looking trips up, deleting one, and pushes as well.")
 @click.option("--keep-running", is_flag=True, help="Stay up after the last trip, for a look around; Ctrl-C ends it.")
 @click.option(
     "--speed",
@@ -76,12 +77,24 @@ def trips(context: click.Context, *, debug: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the announcements, one JSON a line, and nothing else.")
 @click.pass_obj
-def demo(debug: bool, *, bootstrap_servers: str | None, keep_running: bool, speed: float | None, as_json: bool) -> None:  # noqa: FBT001
+def demo(
+    debug: bool,  # noqa: FBT001
+    *,
+    bootstrap_servers: str | None,
+    full: bool,
+    keep_running: bool,
+    speed: float | None,
+    as_json: bool,
+) -> None:
     """See it work, with nothing installed but this project.
 
     Starts an Apache Kafka on this machine, creates the topics, runs a worker, replays seven recorded drives, and
     shows the trips as they happen. The first start fetches Kafka (about 43 MB); afterwards it takes about half a
     minute. Everything that it starts ends with it.
+
+    With --full a push worker and a server run as well, and an endpoint that takes pushes: a trip is planned, accepted
+    and linked to its drive, trips are looked up, one is deleted, and what is pushed of it comes. That takes about 10
+    seconds more.
     """
     from streams.local.demo import run_demo
     from streams.settings import Settings
@@ -89,7 +102,14 @@ def demo(debug: bool, *, bootstrap_servers: str | None, keep_running: bool, spee
     _quiet_libraries(debug)
     settings = Settings.load(bootstrap_servers=bootstrap_servers)
     with _sigterm_as_interrupt():
-        run_demo(settings, bootstrap_servers=bootstrap_servers, keep_running=keep_running, speed=speed, as_json=as_json)
+        run_demo(
+            settings,
+            bootstrap_servers=bootstrap_servers,
+            full=full,
+            keep_running=keep_running,
+            speed=speed,
+            as_json=as_json,
+        )
 
 
 @trips.command()

@@ -7,20 +7,15 @@
 4. The recorded drives, replayed in a few seconds, while the announcements are read as any consumer would read them.
 5. The end is known from Kafka alone: the worker has committed everything that was sent, and everything that it has
    announced until then was read.
+
+With ``--full``, two more processes, and what can be done with trips: :mod:`streams.local.tour`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import sys
-import tempfile
 import time
-import urllib.request
 import uuid
-from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -28,17 +23,18 @@ import orjson
 from streams.errors import TripsError
 from streams.local.broker import find_kafka, free_ports
 from streams.local.files import RECORDED_DRIVES, read_lines
-from streams.local.guarded import Guarded
+from streams.local.processes import LOOK_EVERY_S, Process, running
 from streams.local.replay import Paced, pace, replay
 from streams.local.show import Story, View, choose_view
 from streams.local.tail import open_topic, read_to_end
 from streams.topics import all_topics, connect, create_topics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import Coroutine, Sequence
 
     from aiokafka import AIOKafkaConsumer, TopicPartition
 
+    from streams.local.tour import Tour
     from streams.settings import Settings
 
 __all__ = ["run_demo"]
@@ -47,22 +43,26 @@ __all__ = ["run_demo"]
 _REPLAY_S: Final = 15.0
 # Between two drives a vehicle stands for hours or weeks; nobody wants to watch that (seconds of the recording).
 _MAX_GAP_S: Final = 10.0
-_READY_WITHIN_S: Final = 60.0
 _CAUGHT_UP_WITHIN_S: Final = 60.0
-_WORKER_GRACE_S: Final = 10.0
 # Kafka Connect's name for what is wrong with a dead letter.
 _MESSAGE_HEADER: Final = "__connect.errors.exception.message"
-_LOOK_EVERY_S: Final = 0.1
 
 
 def run_demo(
-    settings: Settings, *, bootstrap_servers: str | None, keep_running: bool, speed: float | None, as_json: bool
+    settings: Settings,
+    *,
+    bootstrap_servers: str | None,
+    full: bool,
+    keep_running: bool,
+    speed: float | None,
+    as_json: bool,
 ) -> None:
     """Run the demo.
 
     Args:
         settings: as configured; those of the trips hold here too.
         bootstrap_servers: a cluster to use. None: the configured one if there is one, else ours.
+        full: show planned trips, looking up, deleting and pushes as well.
         keep_running: stay up after the last trip, until interrupted.
         speed: times real time; 0: as fast as it goes; None: done in a quarter of a minute.
         as_json: announcements on stdout, one JSON a line, and nothing else there.
@@ -79,7 +79,8 @@ def run_demo(
     with choose_view(story, as_json=as_json) as view, find_kafka(configured, progress=view.step) as kafka:
         ours = _settings_for(settings, kafka.bootstrap_servers, is_shared=not kafka.is_ours)
         try:
-            asyncio.run(_Demo(ours, messages, story, view, speed=speed, keep_running=keep_running).run())
+            demo = _Demo(ours, messages, story, view, speed=speed, keep_running=keep_running)
+            asyncio.run(demo.run_full() if full else demo.run())
         except KeyboardInterrupt:
             # The end that somebody who wanted to look around has chosen; before the summary it is an interruption.
             if not (keep_running and story.is_told):
@@ -91,7 +92,7 @@ def run_demo(
 
 
 def _settings_for(settings: Settings, bootstrap_servers: str, *, is_shared: bool) -> Settings:
-    """Settings for the worker and for us. On a shared cluster nothing of ours meets anything that is there."""
+    """Settings for our processes and for us. On a shared cluster nothing of ours meets anything that is there."""
     names: dict[str, str] = {}
     if is_shared:
         run = f"demo-{uuid.uuid4().hex[:8]}"
@@ -99,8 +100,11 @@ def _settings_for(settings: Settings, bootstrap_servers: str, *, is_shared: bool
             "topic_prefix": f"{settings.topic_prefix}{run}.",
             "application_id": f"{settings.application_id}-{run}",
         }
-    (port,) = free_ports(1)
-    return type(settings).load(bootstrap_servers=bootstrap_servers, http_host="127.0.0.1", http_port=port, **names)
+    names_of_ports = ("http_port", "push_http_port", "serve_port", "serve_http_port")
+    ports = dict(zip(names_of_ports, free_ports(len(names_of_ports)), strict=True))
+    return type(settings).load(
+        bootstrap_servers=bootstrap_servers, http_host="127.0.0.1", serve_host="127.0.0.1", **ports, **names
+    )
 
 
 class _Demo:
@@ -123,77 +127,64 @@ class _Demo:
         self._speed = messages[-1].at_s / _REPLAY_S if speed is None else speed
         self._keep_running = keep_running
 
-    async def run(self) -> None:
+    async def run(self, tour: Tour | None = None) -> None:
         view, settings, story = self._view, self._settings, self._story
         view.step("Creating the topics")
         await create_topics(settings)
-        view.step("Starting a worker")
+        view.step("Starting a worker" if tour is None else "Starting a worker, a push worker and a server")
+        processes = [self._start_worker()]
         async with (
-            self._worker() as worker,
+            running(processes),
             open_topic(settings, settings.topics.events, from_beginning=True) as announcements,
         ):
-            await self._until_ready(worker)
-            drives = f"Replaying {len(self._messages)} messages of {len({one.key for one in self._messages})} vehicles"
-            view.step(drives + (f", {self._speed:.0f} times as fast as they were driven" if self._speed else ""))
-            story.total = len(self._messages)
-            begun = time.monotonic()
-            watcher = asyncio.create_task(self._watch(worker))
-            reader = asyncio.create_task(self._read(announcements))
+            if tour is not None:
+                tour.start(processes)
+            for process in processes:
+                await process.until_ready()
+            watcher = asyncio.create_task(_watch(processes))
             try:
-                await _first_failure(self._replay(), watcher, reader)
-                took = time.monotonic() - begun
-                await _first_failure(self._until_caught_up(), watcher, reader)
-                reader.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await reader
-                async for record in read_to_end(announcements):
-                    self._announced(record.value)
+                if tour is not None:
+                    await _first_failure(tour.plan_a_trip(), watcher)
+                took = await self._show_drives(announcements, watcher)
+                if tour is not None:
+                    await _first_failure(tour.look_around(lambda: self._read_to_end(announcements)), watcher)
                 await self._count_dead_letters()
-                view.finished(self._closing(took))
+                view.finished([*self._summary(took), *(tour.summary if tour else ()), *self._closing(tour)])
                 story.is_told = True
                 if self._keep_running:
                     await _first_failure(self._read(announcements), watcher)
             finally:
                 watcher.cancel()
-                reader.cancel()
-                await asyncio.gather(watcher, reader, return_exceptions=True)
+                await asyncio.gather(watcher, return_exceptions=True)
 
-    @contextlib.asynccontextmanager
-    async def _worker(self) -> AsyncIterator[Guarded]:
-        folder = Path(tempfile.mkdtemp(prefix="ignition-trips-demo-"))
-        worker = Guarded(
-            [sys.executable, "-m", "streams.cli", "worker"],
-            log=folder / "worker.log",
-            remove=folder,
-            grace=_WORKER_GRACE_S,
-            # The worker reads the same environment and files; only these are the demo's.
-            environment={
-                **os.environ,
-                "TRIPS_BOOTSTRAP_SERVERS": self._settings.bootstrap_servers,
-                "TRIPS_APPLICATION_ID": self._settings.application_id,
-                "TRIPS_TOPIC_PREFIX": self._settings.topic_prefix,
-                "TRIPS_HTTP_HOST": self._settings.http_host,
-                "TRIPS_HTTP_PORT": str(self._settings.http_port),
-            },
-        )
+    async def run_full(self) -> None:
+        from streams.local.tour import guided  # noqa: PLC0415  (a second that the other demo does not need)
+
+        async with guided(self._settings, self._story, self._view) as tour:
+            await self.run(tour)
+
+    def _start_worker(self) -> Process:
+        settings = self._settings
+        environment = {"TRIPS_HTTP_PORT": str(settings.http_port)}
+        return Process("the worker", ["worker"], settings, port=settings.http_port, environment=environment)
+
+    async def _show_drives(self, announcements: AIOKafkaConsumer, watcher: asyncio.Task[None]) -> float:
+        """Replay the drives, until all that is announced about them was read; returns how long the replay took."""
+        count, vehicles = len(self._messages), len({one.key for one in self._messages})
+        pace = f", {self._speed:.0f} times as fast as they were driven" if self._speed else ""
+        self._view.step(f"Replaying {count} messages of {vehicles} vehicles{pace}")
+        self._story.total = count
+        begun = time.monotonic()
+        reader = asyncio.create_task(self._read(announcements))
         try:
-            yield worker
+            await _first_failure(self._replay(), watcher, reader)
+            took = time.monotonic() - begun
+            await _first_failure(self._until_caught_up(), watcher, reader)
         finally:
-            await asyncio.to_thread(worker.stop)
-
-    async def _until_ready(self, worker: Guarded) -> None:
-        url = f"http://127.0.0.1:{self._settings.http_port}/health/ready"
-        deadline = time.monotonic() + _READY_WITHIN_S
-        while not await asyncio.to_thread(_answers, url):
-            _see_that_it_runs(worker)
-            if time.monotonic() > deadline:
-                raise TripsError(f"the worker was not ready within {_READY_WITHIN_S:.0f} s; its log:\n{worker.tail()}")
-            await asyncio.sleep(_LOOK_EVERY_S)
-
-    async def _watch(self, worker: Guarded) -> None:
-        while True:
-            _see_that_it_runs(worker)
-            await asyncio.sleep(_LOOK_EVERY_S)
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+        await self._read_to_end(announcements)
+        return took
 
     async def _replay(self) -> None:
         def sent(message: Paced) -> None:
@@ -204,6 +195,10 @@ class _Demo:
 
     async def _read(self, announcements: AIOKafkaConsumer) -> None:
         async for record in announcements:
+            self._announced(record.value)
+
+    async def _read_to_end(self, announcements: AIOKafkaConsumer) -> None:
+        async for record in read_to_end(announcements):
             self._announced(record.value)
 
     def _announced(self, payload: bytes) -> None:
@@ -224,7 +219,7 @@ class _Demo:
                     return
                 if time.monotonic() > deadline:
                     raise TripsError(f"the worker has not caught up within {_CAUGHT_UP_WITHIN_S:.0f} s")
-                await asyncio.sleep(_LOOK_EVERY_S)
+                await asyncio.sleep(LOOK_EVERY_S)
 
     async def _count_dead_letters(self) -> None:
         async with open_topic(self._settings, self._settings.topics.dead_letters, from_beginning=True) as letters:
@@ -233,7 +228,7 @@ class _Demo:
                 if not self._story.complaint:
                     self._story.complaint = dict(letter.headers)[_MESSAGE_HEADER].decode().partition(";")[0]
 
-    def _closing(self, took: float) -> list[str]:
+    def _summary(self, took: float) -> list[str]:
         story, settings = self._story, self._settings
         counts = ", ".join(f"{count} {event}" for event, count in story.counts.items())
         lines = [f"{story.sent} messages in {took:.1f} s: {counts}."]
@@ -242,40 +237,40 @@ class _Demo:
                 f"{story.dead_letters} messages held a value that cannot be used, such as: {story.complaint}. "
                 f"What else is in them counts, and they are in {settings.topics.dead_letters} with the reason."
             )
-        if self._keep_running:
-            here = f"TRIPS_BOOTSTRAP_SERVERS={settings.bootstrap_servers}"
-            if settings.topic_prefix:
-                here += f" TRIPS_TOPIC_PREFIX={settings.topic_prefix}"
-            if settings.application_id != "ignition-trips":
-                here += f" TRIPS_APPLICATION_ID={settings.application_id}"
-            lines += [
-                "",
-                "Everything stays up until Ctrl-C. In another terminal:",
-                f"  {here} trips tail --from-beginning",
-                f"  {here} trips check",
-                f"  curl http://127.0.0.1:{settings.http_port}/metrics",
-            ]
-        else:
-            lines.append("`trips demo --keep-running` stays up for a look around.")
         return lines
+
+    def _closing(self, tour: Tour | None) -> list[str]:
+        settings = self._settings
+        if not self._keep_running:
+            full = " --full" if tour else ""
+            return [f"`trips demo{full} --keep-running` stays up for a look around."]
+        here = f"TRIPS_BOOTSTRAP_SERVERS={settings.bootstrap_servers}"
+        if settings.topic_prefix:
+            here += f" TRIPS_TOPIC_PREFIX={settings.topic_prefix}"
+        if settings.application_id != "ignition-trips":
+            here += f" TRIPS_APPLICATION_ID={settings.application_id}"
+        lines = [
+            "",
+            "Everything stays up until Ctrl-C. In another terminal:",
+            f"  {here} trips tail --from-beginning",
+            f"  {here} trips check",
+        ]
+        ports = [settings.http_port]
+        if tour is not None:
+            lines += [f"  {here} trips push report", f"  curl http://127.0.0.1:{settings.serve_port}/trips"]
+            ports += [settings.push_http_port, settings.serve_http_port]
+        return lines + [f"  curl http://127.0.0.1:{port}/metrics" for port in ports]
 
 
 def _offset(committed: dict[TopicPartition, Any], partition: TopicPartition) -> int:
     return int(committed[partition].offset) if partition in committed else -1
 
 
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310  (http, on the loopback interface)
-            return bool(answer.status == HTTPStatus.OK)
-    except OSError:
-        return False
-
-
-def _see_that_it_runs(worker: Guarded) -> None:
-    code = worker.wait(0)
-    if code is not None:
-        raise TripsError(f"the worker ended (exit code {code}); its log:\n{worker.tail()}")
+async def _watch(processes: Sequence[Process]) -> None:
+    while True:
+        for process in processes:
+            process.see_that_it_runs()
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def _first_failure(work: Coroutine[Any, Any, None], *watchers: asyncio.Task[None]) -> None:

@@ -117,6 +117,9 @@ class View(Protocol):
     def announced(self, payload: bytes, announcement: Mapping[str, Any]) -> None:
         """An announcement was read: the story knows it."""
 
+    def fact(self, text: str) -> None:
+        """What was seen in this step."""
+
     def finished(self, closing: list[str]) -> None:
         """All has been told: a summary, and some closing lines."""
 
@@ -155,6 +158,10 @@ class PlainView:
     def announced(self, payload: bytes, announcement: Mapping[str, Any]) -> None:  # noqa: ARG002
         """See :class:`View`."""
         self._line(f"          {in_words(announcement)}")
+
+    def fact(self, text: str) -> None:
+        """See :class:`View`."""
+        self._line(f"          {text}")
 
     def finished(self, closing: list[str]) -> None:
         """See :class:`View`."""
@@ -217,6 +224,11 @@ class LiveView:
         """See :class:`View`."""
         if self._is_finished:
             self._console.print(Text(in_words(announcement)), soft_wrap=True)
+
+    def fact(self, text: str) -> None:
+        """See :class:`View`."""
+        self._tick_off()
+        self._live.console.print(Text(f"  {text}", style="dim"), soft_wrap=True)
 
     def finished(self, closing: list[str]) -> None:
         """See :class:`View`."""

@@ -137,6 +137,17 @@ def test_the_live_view_shows_vehicles_trips_and_progress():
         assert part in after
 
 
+def test_a_fact_comes_below_its_step_also_on_a_terminal():
+    console = Console(file=io.StringIO(), force_terminal=True, width=140, color_system=None)
+    with LiveView(Story(), console) as view:
+        view.step("Looking trips up")
+        view.fact("GET /trips  6 trips")
+        view.fact("GET /vehicles/JQ7RP/state  parked")
+    text = console.file.getvalue()
+    assert text.count("✓ Looking trips up") == 1
+    assert text.index("✓ Looking trips up") < text.index("  GET /trips  6 trips") < text.index("  GET /vehicles")
+
+
 def test_the_plain_view_says_a_line_each():
     story = Story()
     console = Console(file=io.StringIO(), width=140)
@@ -144,12 +155,14 @@ def test_the_plain_view_says_a_line_each():
         view.step("Starting a worker")
         story.announced(announcement("TripDataReady", **READY))
         view.announced(b"", announcement("TripDataReady", **READY))
+        view.fact("GET /trips  6 trips")
         view.finished(["That was it."])
     lines = console.file.getvalue().splitlines()
     assert lines[0] == "[  0.0 s] Starting a worker"
     assert " ".join(lines[1].split()) == (
         "2026-03-01 08:00:00 JQ7RP trip H5XAV ready 31:05 min 23.400 km (GPS) up to 92 km/h [DATA_GAP]"
     )
+    assert lines[2] == "          GET /trips  6 trips"
     assert lines[-1] == "That was it."
 
 
@@ -159,10 +172,12 @@ def test_the_json_view_prints_announcements_on_stdout_and_nothing_else(capfdbina
     with JsonView(story) as view:
         view.step("Starting a worker")
         view.announced(payload, announcement("TripStarted"))
+        view.fact("GET /trips  6 trips")
         view.finished(["That was it."])
     out, err = capfdbinary.readouterr()
     assert out == payload + b"\n"
     assert b"Starting a worker" in err
+    assert b"GET /trips  6 trips" in err
     assert b"That was it." in err
 
 

@@ -18,6 +18,8 @@ from streams.delivery.messages import Headers, Message, Source, announcement_mes
 from streams.processor import Processor
 from streams.settings import Settings
 from streams.telemetry.reader import Reader
+from streams.trips.content import iso
+from streams.trips.identity import identify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -107,6 +109,26 @@ class TripsTestDriver:
         """Let time pass (a float: in seconds) in which nothing arrives."""
         milliseconds = by // timedelta(milliseconds=1) if isinstance(by, timedelta) else round(by * 1000)
         self._processor.advance(self._processor.clock + milliseconds)
+        self._deliver()
+
+    def delete(self, trip_id: str, vehicle_id: str, *, requested_at: datetime | None = None) -> None:
+        """Have a trip deleted that was announced.
+
+        Args:
+            trip_id: which trip.
+            vehicle_id: whose it is.
+            requested_at: aware; None: at the clock.
+        """
+        at = self.clock if requested_at is None else int(requested_at.timestamp() * 1000)
+        command = {
+            "type": "DeleteTrip",
+            "id": identify(vehicle_id, at).id,
+            "trip_id": trip_id,
+            "vehicle_id": vehicle_id,
+            "requested_at": iso(at),
+            "revision": 0,
+        }
+        self._processor.command(_Record(0, self.clock, vehicle_id.encode(), orjson.dumps(command), ()))
         self._deliver()
 
     def restart(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["follow", "open_topic", "read_to_end"]
 
-# Nothing for so long before the end: what remains there is a transaction that is still open, or its marker.
-_NOTHING_WITHIN_MS: Final = 5000
+# Where the last offsets hold no records (markers of transactions), the position moves without any: look up so often.
+_LOOK_EVERY_MS: Final = 100
+# Nothing for so long before the end (seconds): what remains there is a transaction that is still open.
+_NOTHING_WITHIN: Final = 5.0
 
 
 @asynccontextmanager
@@ -60,9 +63,12 @@ async def open_topic(settings: Settings, topic: str, *, from_beginning: bool) ->
 async def read_to_end(consumer: AIOKafkaConsumer) -> AsyncIterator[Any]:
     """The records of all assigned partitions from where the consumer is to what is now their end."""
     ends = await consumer.end_offsets(sorted(consumer.assignment()))
+    heard = time.monotonic()
     while any([await consumer.position(partition) < end for partition, end in ends.items()]):
-        batches = await consumer.getmany(timeout_ms=_NOTHING_WITHIN_MS)
-        if not batches:
+        batches = await consumer.getmany(timeout_ms=_LOOK_EVERY_MS)
+        if batches:
+            heard = time.monotonic()
+        elif time.monotonic() - heard > _NOTHING_WITHIN:
             return
         for records in batches.values():
             for record in records:

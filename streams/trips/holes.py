@@ -29,7 +29,8 @@ class Hole:
         trigger_on: whether the trigger was still on at the end (nobody told the end, or the trip was on); None: not
             known.
         kept: the trip counted, so that the time since the last trip is told from its end.
-        until: the hole is needed until the horizon has passed this.
+        until: the vehicle's newest sample when it was deleted, or its end. The hole is needed until the horizon has
+            passed this; its samples count for what is up to a horizon later.
         samples: the last sample of each property inside, as property, instant and value.
     """
 

@@ -139,7 +139,8 @@ class Machine:
         ride: the totals of the trip that is on, or whose end may yet be revoked.
         remembered: the trip as it would be if it ended where it may have ended: before the data gap, at the OFF.
         previous_end: when the last trip ended, ``previous_kept_end`` the last that was kept.
-        fading: spans of deleted trips of which samples may be among the known ones, until the horizon has passed.
+        fading: start, end and ``until`` of deleted trips of which samples may be among the known ones: for neighbours,
+            until the horizon has passed.
     """
 
     __slots__ = (
@@ -164,7 +165,7 @@ class Machine:
         self.remembered: Trip | None = None
         self.previous_end: int | None = None
         self.previous_kept_end: int | None = None
-        self.fading: list[tuple[int, int]] = []
+        self.fading: list[tuple[int, int, int]] = []
         self.ended: list[Trip] = []
 
     def feed(self, row: Row) -> bool:
@@ -241,7 +242,7 @@ class Machine:
         self.last = self.previous_end = hole.end
         if hole.kept:
             self.previous_kept_end = hole.end
-        self.fading.append((hole.start, hole.end))
+        self.fading.append((hole.start, hole.end, hole.until))
 
     def forget_ride(self) -> None:
         """The trip that is on, or whose end may yet be revoked, is deleted; what it was is told by :meth:`skip`."""
@@ -257,8 +258,8 @@ class Machine:
 
     def _fade(self, timestamp: int) -> None:
         """Samples of a deleted trip are for neighbours within the horizon only."""
-        for span in [span for span in self.fading if timestamp > span[1] + self.rules.correction_horizon_ms]:
-            self.forget_known(*span)
+        for span in [span for span in self.fading if timestamp > span[2] + self.rules.correction_horizon_ms]:
+            self.forget_known(span[0], span[1])
             self.fading.remove(span)
 
     def _event(self, *, on: bool) -> Event:
@@ -463,7 +464,7 @@ class Machine:
         )
         last = machine.last or 0
         instants = [last - age for ages in fading for age in ages]
-        machine.fading = list(zip(instants[::2], instants[1::2], strict=True))
+        machine.fading = list(zip(instants[::3], instants[1::3], instants[2::3], strict=True))
         machine.phase = _PHASES[phase]
         entries = iter(samples)
         for name in range(FLOW_ID_BIT):

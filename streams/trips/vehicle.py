@@ -722,7 +722,7 @@ class Vehicle:
         folded = base.last is not None and base.last >= start
         if folded and (base.ride is None or base.ride.start != start):
             self._timeline.erase(start, end)  # what is folded may still be there
-            self._erase_known(base, start, end, told)
+            self._erase_known(base, Hole(start, end, None, kept=False, until=until), told)
             return nothing
         if word is None and trip is None:
             # Announced by others, or long ago. Whether there was a trip or not: the vehicle's own trips stay.
@@ -759,14 +759,14 @@ class Vehicle:
         current = machine.current(self._quiet)
         return {trip.start: trip for trip in (machine.ended if current is None else [*machine.ended, current])}
 
-    def _erase_known(self, base: Machine, start: int, end: int, told: dict[int, Trip]) -> None:
+    def _erase_known(self, base: Machine, hole: Hole, told: dict[int, Trip]) -> None:
         """Of a trip that is folded and over nothing is left but last known samples: at once, if nobody needs them."""
         before = base.pack()
-        base.forget_known(start, end)
+        base.forget_known(hole.start, hole.end)
         self._base = base.pack()
         if self._told() != told:
             base = Machine.unpack(before, self._rules)
-            base.fading.append((start, end))
+            base.fading.append((hole.start, hole.end, hole.until))
             self._base = base.pack()
         self._base_changed = True
 
@@ -809,7 +809,7 @@ class Vehicle:
         self._holes = [
             hole
             for hole in holes
-            if hole.until >= self._horizon or hole.end > seen or any(begin == hole.start for begin, _ in base.fading)
+            if hole.until >= self._horizon or hole.end > seen or any(span[0] == hole.start for span in base.fading)
         ]
         self.muted -= {hole.start for hole in holes} - {hole.start for hole in self._holes}
 

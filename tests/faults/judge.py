@@ -9,16 +9,21 @@ has tests of its own, so that both start from the same samples.
 I0    By the consumer's rule the trips are those that the telemetry makes, whole content; every announcement is of a
       revision that there is. What the last word says of a trip that is on or has ended, and all other announcements
       as far as time allows, is what the vehicle's records up to the announcement's revision say.
-I1    Under one (trip id, type, revision) there is one payload, also among announcements that were taken back.
+I1    Under one (trip id, type, revision) there is one payload, also among announcements that were taken back (but for
+      vehicles with deleted trips: after a crash a command may come before telemetry that it came after).
 I2    The order of a vehicle's announcements: in one partition, revisions never fall, each trip started before ended
       before ready or discarded, a trip's end before the next one's start, nothing without a cause.
 I3    ``trips``, tombstones applied, holds of each trip what was announced as ready last, byte for byte, and nothing of
       others.
 I4    Every record of telemetry is accounted for: dead-lettered if and only if something in it cannot be read, late if
       and only if something in it is, each once and as it came; and committed.
+I4    A command is carried out once, or refused into the dead letters: of several about one trip the first counts.
 I5    No announcement twice; under one id never two different ones, also among those that were taken back; headers and
       payload tell the same.
 ====  ================================================================================================================
+
+A trip that was deleted is a hole from the revision of its TripDeleted on: nothing is said of it any more, and nothing
+that comes of it counts.
 
 Where the contract leaves room:
 
@@ -41,7 +46,7 @@ import json
 import math
 import random
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,7 +54,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.structs import TopicPartition
 from oracle.consumer import DELETED, RANK, READY, View, final_view
-from oracle.derive import OracleTrip, derive, timestamp, ulid
+from oracle.derive import OracleHole, OracleTrip, derive, dig, timestamp, ulid
 from oracle.timeline import Timeline
 
 from streams.runtime.headers import read_any_header_name
@@ -101,6 +106,7 @@ class Logs:
     events: list[Any] = field(default_factory=list)
     events_uncommitted: list[Any] = field(default_factory=list)
     trips: list[Any] = field(default_factory=list)
+    commands: list[Any] = field(default_factory=list)
     dead_letters: list[Any] = field(default_factory=list)
     late: list[Any] = field(default_factory=list)
     committed: dict[int, int] = field(default_factory=dict)
@@ -150,11 +156,12 @@ async def collect(settings: Settings, *, within: float = 120.0) -> Logs:
     async with asyncio.timeout(within):
         outputs = (names.events, names.trips, names.dead_letters, names.late)
         await asyncio.gather(*(_no_open_transaction(settings, topic) for topic in outputs))
-        telemetry, events, uncommitted, trips, dead_letters, late = await asyncio.gather(
+        telemetry, events, uncommitted, trips, commands, dead_letters, late = await asyncio.gather(
             _read(settings, names.telemetry),
             _read(settings, names.events),
             _read(settings, names.events, isolation="read_uncommitted"),
             _read(settings, names.trips),
+            _read(settings, names.commands),
             _read(settings, names.dead_letters),
             _read(settings, names.late),
         )
@@ -170,7 +177,7 @@ async def collect(settings: Settings, *, within: float = 120.0) -> Logs:
         for place, found in offsets.items()
         if place.topic == names.telemetry and found.offset >= 0
     }
-    return Logs(telemetry, events, uncommitted, trips, dead_letters, late, committed, ends)
+    return Logs(telemetry, events, uncommitted, trips, commands, dead_letters, late, committed, ends)
 
 
 class _Places:
@@ -225,6 +232,18 @@ async def _no_open_transaction(settings: Settings, topic: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- the truth
 
 
+@dataclass(frozen=True)
+class _Deletion:
+    """A trip that was deleted, as it was announced until then; ``offset``: of its vehicle's newest record."""
+
+    trip_id: str
+    start: int
+    end: int | None
+    reason: str | None
+    superseded: bool
+    offset: int
+
+
 class _Vehicle:
     """What the telemetry says of a vehicle, everything kept."""
 
@@ -238,9 +257,37 @@ class _Vehicle:
         self.belated: list[int] = []
         """Which samples were behind the horizon when they came, and count as the first of their property."""
         self._newest: int | None = None
+        self.deletions: list[_Deletion] = []
+        """In the order of their revisions."""
+        self.holes: list[tuple[int, OracleHole]] = []
+        """Those that were dug, each with the offset of the newest record before it."""
 
-    def offer(self, record: Any, samples: Sequence[tuple[int, Property, Any]]) -> bool:
-        """Take in a record; returns whether something in it is late."""
+    def dig(self, before: float) -> None:
+        """Dig the holes of trips that were deleted before this offset."""
+        while self.deletions and self.deletions[0].offset < before:
+            deletion = self.deletions.pop(0)
+            dug = any(hole.start == deletion.start for _, hole in self.holes)
+            if dug or deletion.superseded or deletion.offset not in self.applied:
+                continue
+            samples = self._outside(self.timeline.samples[: self.applied[deletion.offset][1]])
+            newest = max(sample[0] for sample in self.timeline.samples)
+            told = OracleTrip(deletion.trip_id, deletion.start, deletion.end, False, deletion.reason, {}, None, None)
+            self.holes.append((deletion.offset, dig(samples, told, newest, self.rules.trigger)))
+
+    def _outside(self, samples: Iterable[Any]) -> list[Any]:
+        return [sample for sample in samples if not any(hole.covers(sample[0]) for _, hole in self.holes)]
+
+    def offer(self, record: Any, samples: Sequence[tuple[int, Property, Any]]) -> bool | None:
+        """Take in a record; returns whether something in it is late; None: it depends.
+
+        It does where the sample is inside a deleted trip that the horizon is passing: refused if it came after the
+        deletion, late if it came before, and a record of which nothing counts does not tell.
+        """
+        self.dig(record.offset)
+        horizon = self.timeline.horizon
+        holes = [hole for _, hole in self.holes if hole.end >= horizon]
+        inside = [sample for sample in samples if any(hole.covers(sample[0]) for hole in holes)]
+        samples = [sample for sample in samples if sample not in inside]
         before, newest = len(self.timeline.samples), self._newest
         applied, late = self.timeline.offer(samples)
         if applied:
@@ -251,17 +298,23 @@ class _Vehicle:
                     self.belated.append(number)
                 if self._newest is None or instant > self._newest:
                     self._newest = instant
-        return bool(late)
+        return True if late else None if any(sample[0] < horizon for sample in inside) else False
 
-    def tellings(self, quiet: float, count: int | None = None) -> list[list[OracleTrip]]:
-        """The trips after so many samples: with all belated ones, and for each of those without it and later ones."""
-        samples = self.timeline.samples[:count]
+    def tellings(self, quiet: float, offset: int | None = None) -> list[list[OracleTrip]]:
+        """The trips after a record: with all belated samples, and for each of those without it and later ones.
+
+        What a deleted trip leaves to its neighbours may be gone already: so often each.
+        """
+        samples = self.timeline.samples[: None if offset is None else self.applied[offset][1]]
+        holes = [hole for dug, hole in self.holes if offset is None or dug < offset]
         belated = [number for number in self.belated if number < len(samples)]
-        told = [derive(samples, self.rules, quiet, vehicle_id=self.id)]
-        for first in range(len(belated)):
-            left_out = set(belated[first:])
-            rest = [sample for number, sample in enumerate(samples) if number not in left_out]
-            told.append(derive(rest, self.rules, quiet, vehicle_id=self.id))
+        told = []
+        for these in [holes, [replace(hole, gone=True) for hole in holes]] if holes else [holes]:
+            told.append(derive(samples, self.rules, quiet, vehicle_id=self.id, holes=these))
+            for first in range(len(belated)):
+                left_out = set(belated[first:])
+                rest = [sample for number, sample in enumerate(samples) if number not in left_out]
+                told.append(derive(rest, self.rules, quiet, vehicle_id=self.id, holes=these))
         return told
 
 
@@ -273,11 +326,12 @@ class _Truth:
     rejected: dict[Place, tuple[Any, bool]] = field(default_factory=dict)
     """Records with something that cannot be read, and whether the rest of it counts."""
     late: dict[Place, tuple[Any, None]] = field(default_factory=dict)
+    perhaps_late: dict[Place, tuple[Any, None]] = field(default_factory=dict)
     elsewhere: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     """Vehicles with samples in more than one partition, and which those are."""
 
 
-def _truth_of(telemetry: Iterable[Any], settings: Settings) -> _Truth:
+def _truth_of(telemetry: Iterable[Any], settings: Settings, deletions: Mapping[str, list[_Deletion]]) -> _Truth:
     truth, rules = _Truth(), settings.rules()
     reader = Reader(max_clock_skew_ms=settings.max_clock_skew_ms)
     for record in sorted(telemetry, key=_place):
@@ -292,6 +346,7 @@ def _truth_of(telemetry: Iterable[Any], settings: Settings) -> _Truth:
         vehicle = truth.vehicles.get(reading.vehicle_id)
         if vehicle is None:
             vehicle = truth.vehicles[reading.vehicle_id] = _Vehicle(reading.vehicle_id, record.partition, rules)
+            vehicle.deletions = sorted(deletions.get(vehicle.id, []), key=lambda one: one.offset)
         if vehicle.partition != record.partition:
             truth.elsewhere[vehicle.id] |= {vehicle.partition, record.partition}
             continue
@@ -301,8 +356,13 @@ def _truth_of(telemetry: Iterable[Any], settings: Settings) -> _Truth:
             for bit, value in row_items(row).items()
             if bit != FLOW_ID_BIT
         ]
-        if vehicle.offer(record, samples):
+        late = vehicle.offer(record, samples)
+        if late:
             truth.late[_place(record)] = (record, None)
+        elif late is None:
+            truth.perhaps_late[_place(record)] = (record, None)
+    for vehicle in truth.vehicles.values():
+        vehicle.dig(math.inf)
     return truth
 
 
@@ -345,7 +405,8 @@ class _Said:
             raise ValueError(f"there is no event {said.event}")
         if said.event == "TripDiscarded" and "reason" not in payload["data"]:
             raise LookupError("reason")
-        _ms(trip["start"]["timestamp"])
+        if said.event != DELETED:
+            _ms(trip["start"]["timestamp"])
         if said.event in {"TripEnded", *READY}:
             _ms(trip["end"]["timestamp"])
         return said
@@ -361,11 +422,13 @@ class _Judgement:
         self.quiet = math.inf if quiet else 0.0
         self.verdict = Verdict(messages=len(logs.telemetry))
         self.found: dict[str, list[str]] = defaultdict(list)
-        self.truth = _truth_of(logs.telemetry, settings)
         self.events = list(self._read_events(sorted(logs.events, key=_place)))
         self.by_vehicle: dict[str, list[_Said]] = defaultdict(list)
         for said in self.events:
             self.by_vehicle[said.vehicle_id].append(said)
+        self.deleted = {said.trip_id for said in self.events if said.event == DELETED}
+        deletions = {vehicle: list(self._deletions(said)) for vehicle, said in self.by_vehicle.items()}
+        self.truth = _truth_of(logs.telemetry, settings, deletions)
 
     def say(self, invariant: str, text: str) -> None:
         self.found[invariant].append(text)
@@ -376,8 +439,13 @@ class _Judgement:
         for vehicle_id, said in self.by_vehicle.items():
             self.order(vehicle_id, said)
         self.trips_topic()
-        self.letters("dead letter", self.logs.dead_letters, self.truth.rejected)
-        self.letters("late record", self.logs.late, self.truth.late)
+        commands = [one for one in self.logs.dead_letters if self._is_of(one, self.settings.topics.commands)]
+        letters = [one for one in self.logs.dead_letters if one not in commands]
+        self.letters("dead letter", letters, self.truth.rejected)
+        self.commands(commands)
+        came = {self._origin(letter) for letter in self.logs.late}
+        perhaps = {place: one for place, one in self.truth.perhaps_late.items() if place in came}
+        self.letters("late record", self.logs.late, self.truth.late | perhaps)
         self.everything_committed()
         self.nothing_twice()
         for invariant, texts in sorted(self.found.items()):
@@ -385,6 +453,22 @@ class _Judgement:
             if len(texts) > SHOWN:
                 self.verdict.findings.append(f"{invariant} … and {len(texts) - SHOWN} more")
         return self.verdict
+
+    def _deletions(self, announcements: Iterable[_Said]) -> Iterator[_Deletion]:
+        latest: dict[str, _Said] = {}
+        for said in announcements:
+            if said.event == DELETED:
+                last = latest.get(said.trip_id)
+                known = last is not None and "end" in last.trip
+                yield _Deletion(
+                    said.trip_id,
+                    _start_of(said.trip_id),
+                    _ms(last.trip["end"]["timestamp"]) if known else None,
+                    last.payload["data"].get("reason") if known else None,
+                    last is None or last.superseded,
+                    said.revision - self.rules.revision_base,
+                )
+            latest[said.trip_id] = said
 
     def _read_events(self, records: Iterable[Any]) -> Iterator[_Said]:
         for record in records:
@@ -412,6 +496,10 @@ class _Judgement:
         allowed: dict[str, list[OracleTrip]] = defaultdict(list)
         for trip in itertools.chain.from_iterable(tellings):
             allowed[trip.id].append(trip)
+        for trip_id in self.deleted & (view.keys() | allowed.keys()):
+            allowed.pop(trip_id, None)
+            if view.pop(trip_id).status != "deleted":
+                self.say("I0", f"extra: {trip_id} of {vehicle_id} is deleted, and announced all the same")
         for trip_id, trips in allowed.items():
             if len(trips) == len(tellings) and (trip_id not in view or view[trip_id].status == "superseded"):
                 self.verdict.missing += 1
@@ -464,13 +552,14 @@ class _Judgement:
         quiets = [0.0, *sorted(wait + 1.0 for wait in waits), math.inf]
         for vehicle_id, revision, group in _grouped(announcements):
             vehicle = self.truth.vehicles[vehicle_id]
-            count = vehicle.applied[revision - rules.revision_base][1]
+            offset = revision - rules.revision_base
+            count = vehicle.applied[offset][1]
             left = group
             for quiet in quiets:
                 budget_ms -= SAMPLE_MS * count * (1 + len(vehicle.belated))
                 if budget_ms < 0:
                     return
-                tellings = vehicle.tellings(quiet, count)
+                tellings = vehicle.tellings(quiet, offset)
                 left = [said for said in left if not any(_may_say(said, trips, vehicle) for trips in tellings)]
                 if not left:
                     break
@@ -481,14 +570,20 @@ class _Judgement:
 
     def one_payload(self) -> None:
         payloads: dict[tuple[str, str, int], bytes] = {}
-        for record in [*self.logs.events, *self.logs.events_uncommitted]:
+        committed = len(self.logs.events)
+        for number, record in enumerate([*self.logs.events, *self.logs.events_uncommitted]):
             try:
                 said = _Said.read(record)
             except (ValueError, LookupError, TypeError):
                 continue
+            if number >= committed and self._has_deleted(said.vehicle_id):
+                continue
             name = (said.trip_id, said.event, said.revision)
             if payloads.setdefault(name, record.value) != record.value:
                 self.say("I1", f"{said.name} has another payload at {_at(record)} than before")
+
+    def _has_deleted(self, vehicle_id: str | None) -> bool:
+        return any(said.event == DELETED for said in self.by_vehicle.get(vehicle_id or "", ()))
 
     # -- I2 ----------------------------------------------------------------------------------------------------------
 
@@ -582,7 +677,39 @@ class _Judgement:
             self.verdict.extra += 1
             self.say("I3", f"extra: trips holds {key!r}, which is not ready")
 
+        gone = {_header(record, "ce_subject") for record in self.logs.trips if _header(record, "ce_type") == DELETED}
+        for trip_id in sorted(self.deleted - gone):
+            self.verdict.missing += 1
+            self.say("I3", f"missing: trips holds no tombstone of {trip_id}, which is deleted")
+
     # -- I4 ----------------------------------------------------------------------------------------------------------
+
+    def commands(self, refused: Iterable[Any]) -> None:
+        """Of several commands about a trip the first is carried out; all others are refused, each once."""
+        asked: dict[str, list[Place]] = defaultdict(list)
+        for record in sorted(self.logs.commands, key=_place):
+            asked[json.loads(record.value)["trip_id"]].append(_place(record))
+        said = Counter(one.trip_id for one in self.events if one.event == DELETED)
+        for trip_id in sorted(said.keys() - asked.keys()):
+            self.verdict.extra += 1
+            self.say("I4", f"extra: {trip_id} is deleted, and nobody asked for that")
+        letters: dict[str, list[Place]] = defaultdict(list)
+        for letter in refused:
+            place = (
+                int(_header(letter, "__connect.errors.partition") or ""),
+                int(_header(letter, "__connect.errors.offset") or ""),
+            )
+            letters[json.loads(letter.value)["trip_id"]].append(place)
+        for trip_id, places in asked.items():
+            if said[trip_id] != 1:
+                self.verdict.missing += not said[trip_id]
+                self.verdict.duplicates += max(0, said[trip_id] - 1)
+                self.say("I4", f"{trip_id} is to be deleted, and TripDeleted was said {said[trip_id]} times")
+            if sorted(letters[trip_id]) != sorted(places[1:]):
+                self.say("I4", f"commands {places} about {trip_id}: refused were {sorted(letters[trip_id])}")
+
+    def _is_of(self, letter: Any, topic: str) -> bool:
+        return _header(letter, "__connect.errors.topic") == topic
 
     def letters(self, what: str, letters: Iterable[Any], expected: Mapping[Place, tuple[Any, bool | None]]) -> None:
         """Dead letters or late records: exactly those expected, each once, each as it came."""
@@ -651,6 +778,8 @@ class _Judgement:
             event_id = _header(record, "ce_id")
             if event_id is None:
                 self.say("I5", f"trip-events {_at(record)} has no ce_id")
+            elif self._has_deleted((record.key or b"").decode()):
+                continue
             elif of_id.setdefault(event_id, record.value) != record.value:
                 self.say("I5", f"read uncommitted, {event_id} is not the same at {_at(record)} as before")
         lost = [record for record in self.logs.events if uncommitted.get(_place(record)) != record.value]
@@ -808,6 +937,14 @@ def _end(trip: dict[str, Any]) -> Any:
 def _exact(value: Any) -> str:
     """Equal only if also the kinds of numbers are."""
     return json.dumps(value, sort_keys=True)
+
+
+def _start_of(trip_id: str) -> int:
+    """The first 48 bits of a ULID."""
+    start = 0
+    for character in trip_id[:10]:
+        start = start * 32 + "0123456789ABCDEFGHJKMNPQRSTVWXYZ".index(character)
+    return start
 
 
 def _ms(text: str) -> int:

@@ -41,8 +41,9 @@ RULES = {"silence_timeout": 600, "correction_horizon": 7200}
 class Cluster:
     """The topics of a worker that is restarted, and whose checkpoints are aborted, now and then."""
 
-    def __init__(self, settings: Settings, chance: random.Random) -> None:
+    def __init__(self, settings: Settings, chance: random.Random, *, deleting: float = 0) -> None:
         self.settings = settings
+        self.deleting = deleting
         self.chance = chance
         self.logs = Logs(committed=dict.fromkeys(range(PARTITIONS), 0))
         self.changelogs: list[dict[bytes, bytes | None]] = [{} for _ in range(PARTITIONS)]
@@ -86,6 +87,30 @@ class Cluster:
             at += 0 if aborted else len(batch)
             if aborted or self.chance.random() < 0.1:
                 processor = self.start(partition)
+            if self.deleting and self.chance.random() < self.deleting:
+                self._delete(processor, partition)
+
+    def _delete(self, processor: Processor, partition: int) -> None:
+        """Have a trip of this partition deleted that was announced, once or twice."""
+        here = ("ignition-trips.partition", b"%d" % partition)
+        gone = {trip(record)["id"] for record in self.logs.events if kind(record) == "TripDeleted"}
+        said = [record for record in self.logs.events if here in record.headers and trip(record)["id"] not in gone]
+        for record in [self.chance.choice(said)] * self.chance.choice([1, 1, 2]) if said else []:
+            about = trip(record)
+            body = {
+                "type": "DeleteTrip",
+                "id": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+                "trip_id": about["id"],
+                "vehicle_id": about["vehicle_id"],
+                "requested_at": "2026-04-01T00:00:00Z",
+                "revision": about["revision"],
+            }
+            body |= {"end": about["end"]["timestamp"]} if "end" in about else {}
+            key = about["vehicle_id"].encode()
+            command = self.append("commands", key, json.dumps(body).encode(), partition=partition)
+            self.logs.commands.append(command)
+            processor.command(command)
+            self._deliver(processor, partition, None)
 
     def _deliver(self, processor: Processor, partition: int, next_offset: int | None, *, aborted: bool = False) -> None:
         output, logs = processor.take(), self.logs
@@ -102,7 +127,9 @@ class Cluster:
                     logs.trips.append(record)
         if not aborted:
             for rejected in output.rejected:
-                logs.dead_letters.append(self.append("dead", *dead_letter(rejected, source, 1_200_000)))
+                commands = Source(self.settings.topics.commands, partition)
+                letter = dead_letter(rejected, commands if rejected.is_command else source, 1_200_000)
+                logs.dead_letters.append(self.append("dead", *letter))
             for late in output.late:
                 logs.late.append(self.append("late", *late_letter(late, source, 1_200_000)))
             self.changelogs[partition].update(output.changes)
@@ -169,10 +196,12 @@ def corrected(vehicle: str) -> Iterator[bytes]:
     yield message(vehicle, t + 19 * MINUTE, ignition="ON")  # superseded by a longer one
 
 
-def some_logs(seed: int, *, quiet: bool = False, vehicles: int = 6, **rules: Any) -> tuple[Logs, Settings]:
+def some_logs(
+    seed: int, *, quiet: bool = False, vehicles: int = 6, deleting: float = 0, **rules: Any
+) -> tuple[Logs, Settings]:
     chance = random.Random(seed)
     settings = Settings.load(**{**RULES, **rules})
-    cluster = Cluster(settings, chance)
+    cluster = Cluster(settings, chance, deleting=deleting)
     sources = {f"car {number}": arrivals(f"car {number}", chance) for number in range(vehicles)}
     sources["corrected"] = corrected("corrected")
     while sources:
@@ -224,6 +253,70 @@ def test_the_logs_that_are_mutated_hold_everything_that_can_go_wrong(good):
     assert any(record.value is None for record in logs.trips)
     assert logs.late
     assert {dict(record.headers).get("ignition-trips.partial") for record in logs.dead_letters} == {None, b"true"}
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [{}, {"ready_delay": 30, "merge_gap": 120}, {"correction_horizon": 1200}],
+    ids=["few rules", "delay and gap", "near horizon"],
+)
+@pytest.mark.parametrize("quiet", [False, True], ids=["going on", "quiet"])
+@pytest.mark.parametrize("seed", range(4))
+def test_deletions_in_any_stream_are_clean(seed, quiet, rules):
+    logs, settings = some_logs(seed, quiet=quiet, deleting=0.4, **rules)
+    verdict = judge(logs, settings, quiet=quiet)
+    assert verdict.clean, str(verdict)
+    assert sum(kind(record) == "TripDeleted" for record in logs.events) > 5
+
+
+def deleted(logs):
+    return next(record for record in logs.events if kind(record) == "TripDeleted")
+
+
+def a_trip_deleted_twice(logs):
+    return with_(logs, "events", at_the_end(logs.events_uncommitted, deleted(logs)))
+
+
+def a_trip_that_is_not_deleted(logs):
+    return without(logs, "events", deleted(logs))
+
+
+def a_trip_deleted_that_nobody_asked_for(logs):
+    about = trip(deleted(logs))["id"].encode()
+    return without(logs, "commands", *(one for one in logs.commands if about in one.value))
+
+
+def a_deleted_trip_announced_again(logs):
+    (about,) = {trip(deleted(logs))["id"]}
+    start = next(one for one in logs.events if kind(one) == "TripStarted" and trip(one)["id"] == about)
+    return said_again(logs, start)
+
+
+def a_deleted_trip_without_a_tombstone(logs):
+    about = trip(deleted(logs))["id"].encode()
+    return without(logs, "trips", *(one for one in logs.trips if one.key == about and one.value is None))
+
+
+def a_refused_command_without_an_answer(logs):
+    refused = next(one for one in logs.dead_letters if b"DeleteTrip" in (one.value or b""))
+    return without(logs, "dead_letters", refused)
+
+
+@pytest.mark.parametrize(
+    ("mutate", "caught_by"),
+    [
+        (a_trip_deleted_twice, "I4"),
+        (a_trip_that_is_not_deleted, "I4"),
+        (a_trip_deleted_that_nobody_asked_for, "I4"),
+        (a_deleted_trip_announced_again, "I2"),
+        (a_deleted_trip_without_a_tombstone, "I3"),
+        (a_refused_command_without_an_answer, "I4"),
+    ],
+)
+def test_it_catches_of_deletions(mutate, caught_by):
+    logs, settings = some_logs(7, deleting=0.4)
+    assert judge(logs, settings).clean
+    assert caught_by in judge(mutate(logs), settings).violated
 
 
 def test_no_logs_at_all_are_clean():

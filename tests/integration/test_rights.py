@@ -113,7 +113,7 @@ def message(timestamp, ignition):
 
 def test_the_table_and_the_commands_give_the_same_rights():
     assert rights_of_the_table() == rights_of_the_commands()
-    assert len(rights_of_the_table()) == 11
+    assert len(rights_of_the_table()) == 12
 
 
 @pytest.mark.timeout(120)

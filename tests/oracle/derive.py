@@ -20,8 +20,9 @@ Where the contract leaves room, this is how it is read:
 - ``ready_delay`` has passed when a sample is at least that much later than the end, or quiet is longer.
 - A hole is where the trip was: the trigger on at its start, and off at its end if an OFF was in it. Otherwise ONs start
   nothing until an OFF or a data gap. A trip whose OFF was before the hole ends there, whatever ``merge_gap`` says.
-- The last samples in a hole count for trips after it, at instants up to ``correction_horizon`` after its end. Then they
-  are gone, and older ones do not take their place. The hole counts as the trip before, if the trip counted.
+- The last samples in a hole count for trips after it, at instants up to ``correction_horizon`` after the sample that
+  was the newest when it was dug. Then they are gone, and older ones do not take their place. The hole counts as
+  the trip before, if the trip counted.
 """
 
 from __future__ import annotations
@@ -100,6 +101,8 @@ class OracleHole:
     off: bool | None
     """Whether there was an OFF in it; None: nobody knows."""
     counted: bool
+    until: int
+    """The newest sample when it was dug."""
     samples: tuple[Sample, ...] = ()
     """The last one of each property."""
     gone: bool = False
@@ -121,6 +124,7 @@ def dig(samples: Iterable[Sample], trip: OracleTrip, newest: int, trigger: Prope
         end,
         off=not last[trigger][2],
         counted=trip.end is not None and trip.reason is None,
+        until=max(end, newest),
         samples=tuple(last.values()),
     )
 
@@ -203,7 +207,7 @@ def _by_property(timeline: list[Sample], holes: Sequence[OracleHole], rules: Rul
     found[None] = [(t, None) for t in sorted(instants)]
     found.ghosts = {prop: [] for prop in Property}
     for hole in holes:
-        until = hole.end if hole.gone else hole.end + rules.correction_horizon_ms
+        until = hole.end if hole.gone else hole.until + rules.correction_horizon_ms
         for t, prop, value in hole.samples:
             found.ghosts[prop].append((t, value, hole.end, until))
     return found

@@ -11,6 +11,28 @@ def at(time):
     return f"2026-03-01T{time}Z"
 
 
+def test_a_trip_is_deleted_and_stays_so_after_a_restart():
+    driver = TripsTestDriver()
+    driver.pipe({"vehicle_id": "VAN-7", "timestamp": "2026-03-01T08:00:00Z", "ignition": "ON"})
+    driver.pipe({"vehicle_id": "VAN-7", "timestamp": "2026-03-01T08:30:00Z", "ignition": "OFF"})
+    *_, ready = driver.announcements()
+    trip_id = ready["data"]["trip"]["id"]
+    driver.delete(trip_id, "VAN-7")
+    (deleted,) = driver.announcements()
+    assert deleted["metadata"]["type"] == "TripDeleted"
+    assert deleted["data"] == {
+        "occurred_at": "2026-03-01T08:30:00Z",
+        "trip": {"id": trip_id, "key": ready["data"]["trip"]["key"], "revision": 1, "vehicle_id": "VAN-7"},
+    }
+    assert driver.trips() == {}
+    driver.restart()
+    driver.pipe({"vehicle_id": "VAN-7", "timestamp": "2026-03-01T08:10:00Z", "ignition": "ON"})
+    driver.delete(trip_id, "VAN-7")
+    assert driver.announcements() == []
+    (letter,) = driver.dead_letters()
+    assert dict(letter.headers)["__connect.errors.topic"] == b"trip-commands"
+
+
 def test_a_trip_from_bytes_to_bytes():
     driver = TripsTestDriver()
     driver.pipe({"vehicle_id": "A", "timestamp": at("07:59:00"), "ignition": "OFF"})

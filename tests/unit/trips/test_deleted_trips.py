@@ -223,6 +223,7 @@ case(
     + """
     2T07:00:00 speed=0
     2T08:30:00 speed=0
+    2T08:31:00 speed=0
     delete 08:00:00 end=08:10:00
       > TripDeleted 08:00:00 trips=delete
     restart

@@ -88,6 +88,27 @@ def test_a_state_of_format_1_is_read():
     assert ready["data"]["trip"]["metrics"]["distance_in_km"] == 5.0
 
 
+def test_a_state_of_format_2_is_read_and_goes_on_in_format_3():
+    partition = processor()
+    partition.standing = Standing(71, b"s" * 16, b"c" * 16)
+    partition.process([record(0, message(0, ignition="ON"), T0), record(1, typical(60), T0)])
+    older = {}
+    for key, value in partition.take().changes.items():
+        content = open_value(key, value)
+        if key == b"k":
+            content = msgpack.packb(msgpack.unpackb(content)[:5])
+        # The checksum of format 2 was over key and content alone.
+        older[key] = b"\x02" + crc32(content, crc32(key)).to_bytes(4, "little") + content
+    restored = processor()
+    restored.restore(older.items())
+    restored.restored()
+    assert restored.standing == Standing(71, b"s" * 16, b"c" * 16, None, None)
+    restored.process([record(2, message(600, ignition="OFF"), T0 + 600_000)])
+    output = restored.take()
+    assert [one.event for one in output.announcements] == ["TripEnded", "TripDataReady"]
+    assert {value[0] for value in output.changes.values() if value} == {3}
+
+
 def test_where_it_stands_is_stored_with_the_clock_and_comes_back():
     partition = processor()
     partition.standing = Standing(71, b"s" * 16, b"c" * 16)

@@ -8,7 +8,7 @@ from collections import Counter
 from bench import Bench, Expected, check_announcements, check_view, command, to_batches, to_records
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import anyhow, drives, rules
+from strategies import HOUR, anyhow, drives, rules
 
 
 @st.composite
@@ -97,3 +97,40 @@ def test_trips_are_deleted_also_when_time_has_ended_them(stream):
     deleter.check()
     check_view(bench.view(), expected.trips(math.inf))
     check_announcements(bench.said, expected)
+
+
+@st.composite
+def near_horizons(draw):
+    """The same with a horizon that trips are behind of before they are deleted."""
+    of = draw(rules(correction_horizon_ms=draw(st.sampled_from([150_000, 20 * 60_000, 2 * HOUR + 7]))))
+    arrivals = draw(drives(of))
+    places = st.integers(0, max(0, len(to_batches(arrivals)) - 1))
+    return of, arrivals, draw(st.dictionaries(places, st.integers(0, 5), min_size=1, max_size=5))
+
+
+@given(near_horizons())
+def test_behind_the_horizon_too_a_restart_anywhere_changes_nothing_and_nothing_comes_back(stream):
+    of, arrivals, deletions = stream
+    records = to_records(arrivals, pauses=True)
+    one, other = Bench(of), Bench(of)
+    for place, batch in enumerate(to_batches(arrivals)):
+        last = arrivals[batch.stop - 1]
+        for bench in (one, other):
+            bench.feed(records[batch.start : batch.stop], fold=last.fold)
+            if last.wait:
+                bench.advance(bench.processor.clock + last.wait)
+        if place in deletions:
+            view = one.view()
+            there = sorted(trip_id for trip_id, seen in view.items() if seen.status not in {"superseded", "deleted"})
+            if there:
+                trip_id = there[deletions[place] % len(there)]
+                end = view[trip_id].trip.get("end", {}).get("timestamp")
+                said = one.delete(trip_id, end=end)
+                assert [announcement.event for announcement in said] == ["TripDeleted"]
+                assert other.delete(trip_id, end=end) == said
+        other.start()
+    one.close()
+    other.close()
+    assert other.said == one.said
+    one.check_promises()
+    other.check_promises()

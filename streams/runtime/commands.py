@@ -174,14 +174,17 @@ class Commands:
         take: Callable[[int, Sequence[Any]], None],
         fail: Callable[[BaseException], None],
     ) -> None:
-        """Read on, until :meth:`stop`.
+        """Read on, until :meth:`stop` or another start.
 
         Args:
             plans: of the partitions.
             take: is given a partition and its next commands, in order.
             fail: called with what went wrong, when nothing more is read.
         """
+        if self._task is not None:
+            self._task.cancel()  # partitions may be assigned anew without having been given up
         starts = {number: plan.next_command for number, plan in plans.items()}
+        self._task = None
         if starts:
             self._task = asyncio.create_task(self._run(starts, take, fail), name="commands")
 
@@ -212,6 +215,8 @@ class Commands:
                     _log.warning("commands were deleted before they were read", places=[str(place) for place in places])
                     await consumer.seek_to_beginning(*places)
                     continue
+                if self._task is not asyncio.current_task():
+                    return
                 for place, records in fetched.items():
                     take(place.partition, records)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody would carry commands out any more

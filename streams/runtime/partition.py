@@ -219,6 +219,9 @@ class Partition:
         plan, processor = self._plan, cast("Commanded", self.processor)
         if plan is None:
             raise InternalError(f"Partition {self.number} takes no commands.")
+        records = [record for record in records if record.offset >= plan.next_command]
+        if not records:
+            return  # who has read them was to stop: an assignment follows the other without a pause
         plan.next_command = records[-1].offset + 1
         if plan.until is not None:
             plan.held += ((record, True) for record in records)

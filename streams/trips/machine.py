@@ -135,7 +135,8 @@ class Machine:
 
     Attributes:
         last: the instant of the newest row, or None.
-        known: the last sample of each property, by its number.
+        known: the last sample of each property, by its number. Its value is None where it was that of a deleted trip:
+            then there has been one, so that an older one is no news, but nobody knows it.
         ride: the totals of the trip that is on, or whose end may yet be revoked.
         remembered: the trip as it would be if it ended where it may have ended: before the data gap, at the OFF.
         previous_end: when the last trip ended, ``previous_kept_end`` the last that was kept.
@@ -249,12 +250,10 @@ class Machine:
         self.phase, self.ride, self.remembered = Phase.OFF, None, None
 
     def forget_known(self, start: int, end: int) -> None:
-        """Of a deleted trip that is over, the last known samples, but for the trigger's state."""
-        self.known = {
-            name: sample
-            for name, sample in self.known.items()
-            if not start <= sample[0] <= end or name == self.rules.trigger
-        }
+        """Of a deleted trip that is over, the values of the last known samples, but for the trigger's state."""
+        for name, (instant, _) in self.known.items():
+            if start <= instant <= end and name != self.rules.trigger:
+                self.known[name] = (instant, None)
 
     def _fade(self, timestamp: int) -> None:
         """Samples of a deleted trip are for neighbours within the horizon only."""
@@ -327,7 +326,7 @@ class Machine:
     def _known_by(self, name: Property, instant: int) -> Known | None:
         """The last sample of a property, if it is at or before that instant."""
         sample = self.known.get(name)
-        return sample if sample is not None and sample[0] <= instant else None
+        return sample if sample is not None and sample[0] <= instant and sample[1] is not None else None
 
     def _trip(self, end: int | None, flags: int, *, decided: int | None) -> Trip:
         """The trip that is on as it is if it ends here; with no end: as it is while it is on."""
@@ -507,4 +506,4 @@ def _replaced(
 
 
 def _fix(sample: Known | None) -> Fix | None:
-    return None if sample is None else Fix(sample[0], *sample[1])
+    return None if sample is None or sample[1] is None else Fix(sample[0], *sample[1])

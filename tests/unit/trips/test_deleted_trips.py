@@ -234,6 +234,27 @@ case(
     """,
 )
 case(
+    "what_was_forgotten_of_it_is_not_learnt_from_it_again",
+    DRIVE
+    + """
+    2T07:00:00 speed=0
+    2T08:30:00 speed=0
+    2T08:31:00 speed=0
+    delete 08:00:00 end=08:10:00
+      > TripDeleted 08:00:00 trips=delete
+    2T08:32:00 speed=0 at@08:10:00=50.02,7 doors@08:10:00=OPEN
+      > late
+    restart
+    2T08:33:00 speed=0 at@08:05:00=50.01,7
+      > late
+    2T09:00:00 ON
+      > TripStarted 2T09:00:00 -start.position
+    2T09:10:00 OFF at=50.02,7
+      > TripEnded 2T09:00:00 2T09:10:00 start.at=2T09:10:00
+      > TripDataReady 2T09:00:00 2T09:10:00 -doors_status_at_trip_end start.at=2T09:10:00
+    """,
+)
+case(
     "a_trip_that_began_behind_the_horizon_and_is_on_is_deleted",
     """
     07:50:00 OFF at=50,7

@@ -138,12 +138,23 @@ class EndedTrip(_Told):
     end: Boundary
 
 
+class Route(Part):
+    """A simplified route. Only this software has it, if it is set so."""
+
+    polyline: Annotated[str, Field(min_length=2)] = Field(
+        description="Encoded Polyline Algorithm Format: at most 257 points, from the first position inside the trip "
+        "that counts to the last one."
+    )
+    precision: Literal[5] = Field(description="Decimals of a degree.")
+
+
 class FinishedTrip(_Told):
     """A trip with everything that is known of it."""
 
     data_completion_status: Literal["FINISHED"]
     end: Boundary
     metrics: Metrics
+    route: Route | None = None
 
 
 class TooShortTrip(_Told):

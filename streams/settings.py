@@ -294,6 +294,14 @@ class Settings(BaseSettings):
         "trips",
     )
 
+    route_tolerance: Annotated[int, Field(ge=0, le=100_000)] = _setting(
+        0,
+        "Whether TripDataReady has a simplified route, and how far apart its points are, in metres; 0: it has none. "
+        "Of a long trip they are further apart: there are at most 256.",
+        "metres, a whole number, 0 to 100000",
+        "trips",
+    )
+
     # Worker
     processing_guarantee: Literal["exactly_once"] = _setting(
         "exactly_once",
@@ -604,6 +612,7 @@ class Settings(BaseSettings):
             correction_horizon_ms=_ms(self.correction_horizon),
             revision_base=self.revision_base,
             ready_event_name=self.ready_event_name,
+            route_tolerance_m=self.route_tolerance,
         )
 
     @property

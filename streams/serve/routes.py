@@ -25,6 +25,7 @@ from streams.serve.listing import (
 )
 from streams.serve.problems import ProblemError
 from streams.serve.words import DELETED
+from streams.trips.route import decode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -307,8 +308,12 @@ def _json(*parts: bytes) -> Response:
 
 def route_of(trip: dict[str, Any]) -> dict[str, Any]:
     """A trip's route as a GeoJSON Feature."""
-    ends = [trip[name]["position"]["value"] for name in ("start", "end") if (trip.get(name) or {}).get("position")]
-    coordinates = [[value["lon"], value["lat"]] for value in ends]
+    route = trip.get("route")
+    if route is not None:
+        coordinates = [[longitude, latitude] for latitude, longitude in decode(route["polyline"])]
+    else:
+        ends = [trip[name]["position"]["value"] for name in ("start", "end") if (trip.get(name) or {}).get("position")]
+        coordinates = [[value["lon"], value["lat"]] for value in ends]
     return {
         "type": "Feature",
         "id": trip["id"],
@@ -317,6 +322,6 @@ def route_of(trip: dict[str, Any]) -> dict[str, Any]:
             "trip_id": trip["id"],
             "vehicle_id": trip["vehicle_id"],
             "revision": trip.get("revision", 0),
-            "source": "ENDPOINTS",
+            "source": "ENDPOINTS" if route is None else "ROUTE",
         },
     }

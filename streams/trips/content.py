@@ -91,7 +91,10 @@ def ended(envelope: Envelope, trip: Trip, *, revision: int | None, status: str =
 
 def finished(envelope: Envelope, trip: Trip, *, revision: int | None) -> dict[str, Any]:
     """The ``trip`` of TripDataReady: all of it."""
-    return ended(envelope, trip, revision=revision, status="FINISHED") | {"metrics": _metrics(trip)}
+    content = ended(envelope, trip, revision=revision, status="FINISHED") | {"metrics": _metrics(trip)}
+    if trip.route is not None:
+        content["route"] = {"polyline": trip.route, "precision": 5}
+    return content
 
 
 def discarded(envelope: Envelope, trip: Trip, *, revision: int | None) -> dict[str, Any]:

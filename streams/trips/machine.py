@@ -320,6 +320,7 @@ class Machine:
             start_odometer=odometer,
             start_energies=tuple(energy[1] if energy else None for energy in energies),  # type: ignore[arg-type]
             last=timestamp,
+            route_step=self.rules.route_tolerance_m * 1000,
         )
         self.ride.add(timestamp, mask, values, places)
 
@@ -362,6 +363,7 @@ class Machine:
             idle_ms=ride.idle_ms,
             longest_gap=ride.longest_gap,
             previous_kept_end=self.previous_kept_end,
+            route=ride.drawn(),
         )
 
     def _end(self, trip: Trip) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from streams.trips.samples import SWITCHES, Property
@@ -29,6 +29,8 @@ class Rules:
         correction_horizon_ms: how far behind a vehicle's newest sample late samples still change its trips.
         revision_base: added to the offset to make a revision.
         ready_event_name: the event that tells that a trip's data are complete.
+        route_tolerance_m: how far apart the points of a trip's simplified route are, in metres, as long as there are
+            not too many; 0: none is kept.
 
     Raises:
         ValueError: a combination that has no meaning; the message names both settings.
@@ -44,6 +46,7 @@ class Rules:
     correction_horizon_ms: int = 24 * _HOUR
     revision_base: int = 0
     ready_event_name: Literal["TripDataReady", "TripMetricsReady"] = "TripDataReady"
+    route_tolerance_m: int = field(default=0, repr=False)  # state knows its rules by how they look: see vehicle.py
 
     def __post_init__(self) -> None:
         if self.trigger not in SWITCHES:
@@ -55,6 +58,7 @@ class Rules:
             "ready_delay_ms",
             "silence_timeout_ms",
             "revision_base",
+            "route_tolerance_m",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")

@@ -11,6 +11,7 @@ from enum import IntFlag
 from typing import Any, Final, Literal, NamedTuple
 
 from streams.trips.geo import is_jump, leg_mm
+from streams.trips.route import Place, encode, extend
 from streams.trips.rules import Rules
 from streams.trips.samples import Property, Unit
 
@@ -61,6 +62,7 @@ class Trip:
         start_energies: at the start (else first inside), ``end_energies`` at the end: combined, charge, fuel.
         path_mm: the length of the GPS path; None with fewer than two usable positions.
         previous_kept_end: when the last trip before that was kept ended.
+        route: simplified, as an encoded polyline; None: none is kept, or there are fewer than two points.
     """
 
     start: int
@@ -84,6 +86,7 @@ class Trip:
     idle_ms: int
     longest_gap: int
     previous_kept_end: int | None
+    route: str | None = None
 
     @property
     def duration(self) -> int:
@@ -123,7 +126,8 @@ class Trip:
 
     def pack(self) -> list[Any]:
         """As a list of plain values for the stored state, in the order of the fields."""
-        return list(astuple(self))
+        packed = list(astuple(self))
+        return packed if self.route is not None else packed[:-1]
 
     @classmethod
     def unpack(cls, packed: list[Any]) -> Trip:
@@ -151,6 +155,8 @@ class Ride:
         last: the newest sample inside.
         path_end: the newest position that counts, from which the next leg goes.
         opening: while the first two positions disagree: they, and those after them, until two have come that decide.
+        route_step: how far apart the points of the route are, in mm; 0: none is kept.
+        route: along the positions that count: see :mod:`streams.trips.route`.
     """
 
     start: int
@@ -171,6 +177,8 @@ class Ride:
     path_mm: int = 0
     path_end: Point | None = None
     opening: tuple[Point, ...] = ()
+    route_step: int = 0
+    route: tuple[Place, ...] = ()
 
     def add(self, timestamp: int, mask: int, values: tuple[Any, ...], places: tuple[int, ...]) -> None:
         """Count a row inside the trip. ``places`` are the row's columns."""
@@ -215,7 +223,7 @@ class Ride:
             if len(self.opening) == 4:
                 self.settle_opening()
         elif self.path_end is None:
-            self.path_end = point
+            self._reach(point)
         elif self.fixes == 2 and is_jump(_leg(self.path_end, point), point[0] - self.path_end[0]):
             self.opening = (self.path_end, point)
         else:
@@ -229,7 +237,12 @@ class Ride:
         else:
             self.path_mm += leg
             self.legs += 1
-            self.path_end = point
+            self._reach(point)
+
+    def _reach(self, point: Point) -> None:
+        self.path_end = point
+        if self.route_step:
+            self.route, self.route_step = extend(self.route, self.route_step, point[1:])
 
     def settle_opening(self) -> None:
         """Of two first positions that disagree, the one that disagrees with more of the next two is left out."""
@@ -238,7 +251,8 @@ class Ride:
         against_second = sum(is_jump(_leg(second, point), point[0] - second[0]) for point in following)
         self.opening = ()
         self.flags |= Flag.POSITION_JUMPS
-        self.path_end = second if against_first > against_second else first
+        self.route = ()
+        self._reach(second if against_first > against_second else first)
         for point in following:
             self._go_to(point)
 
@@ -248,15 +262,30 @@ class Ride:
 
     def path(self) -> tuple[int | None, int]:
         """The length of the path in mm (None: fewer than two positions that count), and the flags with it."""
-        ride = self
-        if self.opening:
-            ride = self.copy()
-            ride.settle_opening()
+        ride = self._settled()
         return (ride.path_mm if ride.legs else None), ride.flags
+
+    def drawn(self) -> str | None:
+        """The route up to the last position that counts; None: none is kept, or there are fewer than two points."""
+        if not self.route_step:
+            return None
+        ride = self._settled()
+        route = ride.route
+        if ride.path_end is not None and route[-1:] != (ride.path_end[1:],):
+            route += (ride.path_end[1:],)
+        return encode(route) if len(route) > 1 else None
+
+    def _settled(self) -> Ride:
+        if not self.opening:
+            return self
+        ride = self.copy()
+        ride.settle_opening()
+        return ride
 
     def pack(self) -> list[Any]:
         """As a list of plain values for the stored state, in the order of the fields."""
-        return [getattr(self, name) for name in _RIDE_FIELDS]
+        packed = [getattr(self, name) for name in _RIDE_FIELDS]
+        return packed if self.route_step else packed[:-2]
 
     @classmethod
     def unpack(cls, packed: list[Any]) -> Ride:
@@ -264,6 +293,7 @@ class Ride:
         ride = cls(*packed)
         ride.start_energies = tuple(ride.start_energies)  # type: ignore[assignment]
         ride.opening = tuple(tuple(point) for point in ride.opening)  # type: ignore[misc]
+        ride.route = tuple(tuple(place) for place in ride.route)  # type: ignore[misc]
         if ride.start_unit is not None:
             ride.start_unit = tuple(ride.start_unit)  # type: ignore[assignment]
         if ride.start_fix is not None:

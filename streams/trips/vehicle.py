@@ -981,8 +981,9 @@ def _finite(instant: float) -> int | None:
 
 @lru_cache(maxsize=8)
 def _fingerprint(rules: Rules) -> int:
-    """Of the rules that a derivation depends on."""
-    return crc32(repr(rules).encode())
+    """Of the rules that a derivation depends on. Of those that came later only what is not as it was before them."""
+    later = f" route {rules.route_tolerance_m}" if rules.route_tolerance_m else ""
+    return crc32(f"{rules!r}{later}".encode())
 
 
 def _pack_traceparent(traceparent: str | None) -> bytes | None:

@@ -417,3 +417,13 @@ def test_every_list_is_a_walk_along_an_index_and_reads_no_more_than_it_answers(t
             assert all(step.startswith("SEARCH trips USING INDEX trips_") and index in step for step in walks), plan
             if len(statuses) == 1:
                 assert not any("TEMP B-TREE" in step for step in plan), plan
+
+
+def test_a_route_that_the_trip_has_is_the_line(read_side):
+    payload = json.loads(announcement("TripDataReady"))
+    payload["data"]["trip"]["route"] = {"polyline": "_p~iF~ps|U_ulLnnqC_mqNvxq`@", "precision": 5}
+    read_side.say(json.dumps(payload).encode())
+    answer = read_side.client("read").get(f"/trips/{trip_id('v1', DAY)}/route")
+    TypeAdapter(RouteFeature).validate_json(answer.content)
+    assert answer.json()["geometry"]["coordinates"] == [[-120.2, 38.5], [-120.95, 40.7], [-126.453, 43.252]]
+    assert answer.json()["properties"]["source"] == "ROUTE"

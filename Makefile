@@ -24,7 +24,7 @@ endif
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: | $(UV)  ## a local Kafka, a worker, and the trips of the recorded drives
+demo: | $(UV)  ## a local Kafka, a worker, and the trips of the recorded drives; ARGS=--full: all of it
 	@$(UV) run trips demo $(ARGS)
 
 test: | $(UV)  ## the whole test suite, on a real Kafka

@@ -8,24 +8,39 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+
+from streams.local.words import in_words
+from streams.settings import Settings
+from streams.topics import connect
 
 pytestmark = pytest.mark.kafka
 
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 LINKED, DELETED = "TJHF0", "NK3YT"  # the keys of two of the recorded drives
 
 
-async def topics(admin):
-    return set(await admin.list_topics()) - {"__consumer_offsets", "__transaction_state"}
+async def topics(servers):
+    async with connect(Settings.given(bootstrap_servers=servers)) as admin:
+        return set(await admin.list_topics()) - {"__consumer_offsets", "__transaction_state"}
+
+
+def timeless(text):
+    """A line without what is another time at each run."""
+    text = re.sub(r"\d{4}-\d\d-\d\d[T ][\d:.]+Z?", "(time)", text)
+    return re.sub(r"[\d.]+ s\b", "(seconds)", " ".join(text.replace("[ ", "[").split()))
+
+
+def lines_of(announcements):
+    """As they are told without --json."""
+    return [in_words(one) for one in announcements]
 
 
 @pytest.mark.timeout(120)
 async def test_all_of_it_comes_true_and_nothing_is_left(tmp_path, kafka):
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
-    await admin.start()
-    before = await topics(admin)
+    before = await topics(kafka)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRIPS_")}
     demo = await asyncio.to_thread(
         subprocess.run,
@@ -87,10 +102,16 @@ async def test_all_of_it_comes_true_and_nothing_is_left(tmp_path, kafka):
     assert line("GET /trips/{trip_id}", 2) == "HTTP 410: This trip was deleted."
     assert line("GET /trips?status=FINISHED", 1) == "5 trips"
 
+    # The README shows it as it is.
+    (shown,) = [
+        block for block in re.findall(r"^```\w*\n(.*?)^```$", README, re.DOTALL | re.MULTILINE) if "410" in block
+    ]
+    there = {timeless(text) for text in demo.stderr.splitlines() + lines_of(announcements)}
+    assert [text for text in shown.splitlines() if text.strip() != "…" and timeless(text) not in there] == []
+
     # No process, no folder, no topic; and no secret was told.
     assert "whsec_" not in demo.stdout + demo.stderr
     assert list(tmp_path.iterdir()) == []
     deadline = time.monotonic() + 10
-    while await topics(admin) - before:
+    while await topics(kafka) - before:
         assert time.monotonic() < deadline
-    await admin.close()

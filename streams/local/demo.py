@@ -43,6 +43,8 @@ __all__ = ["run_demo"]
 _REPLAY_S: Final = 15.0
 # Between two drives a vehicle stands for hours or weeks; nobody wants to watch that (seconds of the recording).
 _MAX_GAP_S: Final = 10.0
+# So that there are routes to look up.
+_ROUTE_TOLERANCE_M: Final = 100
 _CAUGHT_UP_WITHIN_S: Final = 60.0
 # Kafka Connect's name for what is wrong with a dead letter.
 _MESSAGE_HEADER: Final = "__connect.errors.exception.message"
@@ -77,7 +79,7 @@ def run_demo(
         configured = settings.bootstrap_servers
     story = Story()
     with choose_view(story, as_json=as_json) as view, find_kafka(configured, progress=view.step) as kafka:
-        ours = _settings_for(settings, kafka.bootstrap_servers, is_shared=not kafka.is_ours)
+        ours = _settings_for(settings, kafka.bootstrap_servers, is_shared=not kafka.is_ours, full=full)
         try:
             demo = _Demo(ours, messages, story, view, speed=speed, keep_running=keep_running)
             asyncio.run(demo.run_full() if full else demo.run())
@@ -91,15 +93,17 @@ def run_demo(
                 asyncio.run(_delete_topics(ours))
 
 
-def _settings_for(settings: Settings, bootstrap_servers: str, *, is_shared: bool) -> Settings:
+def _settings_for(settings: Settings, bootstrap_servers: str, *, is_shared: bool, full: bool) -> Settings:
     """Settings for our processes and for us. On a shared cluster nothing of ours meets anything that is there."""
-    names: dict[str, str] = {}
+    names: dict[str, Any] = {}
     if is_shared:
         run = f"demo-{uuid.uuid4().hex[:8]}"
         names = {
             "topic_prefix": f"{settings.topic_prefix}{run}.",
             "application_id": f"{settings.application_id}-{run}",
         }
+    if full and "route_tolerance" not in settings.model_fields_set:
+        names["route_tolerance"] = _ROUTE_TOLERANCE_M
     names_of_ports = ("http_port", "push_http_port", "serve_port", "serve_http_port")
     ports = dict(zip(names_of_ports, free_ports(len(names_of_ports)), strict=True))
     return type(settings).load(
@@ -165,7 +169,10 @@ class _Demo:
 
     def _start_worker(self) -> Process:
         settings = self._settings
-        environment = {"TRIPS_HTTP_PORT": str(settings.http_port)}
+        environment = {
+            "TRIPS_HTTP_PORT": str(settings.http_port),
+            "TRIPS_ROUTE_TOLERANCE": str(settings.route_tolerance),
+        }
         return Process("the worker", ["worker"], settings, port=settings.http_port, environment=environment)
 
     async def _show_drives(self, announcements: AIOKafkaConsumer, watcher: asyncio.Task[None]) -> float:

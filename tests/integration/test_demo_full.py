@@ -30,7 +30,7 @@ async def topics(servers):
 def timeless(text):
     """A line without what is another time at each run."""
     text = re.sub(r"\d{4}-\d\d-\d\d[T ][\d:.]+Z?", "(time)", text)
-    return re.sub(r"[\d.]+ s\b", "(seconds)", " ".join(text.replace("[ ", "[").split()))
+    return re.sub(r" *\b[\d.]+ s\b", " (seconds)", " ".join(text.split()))
 
 
 def lines_of(announcements):

@@ -25,7 +25,8 @@ class Hole:
     Attributes:
         start: the trip's.
         end: the trip's, or the newest sample of one that was on. Before ``start``: nothing is known of what it was,
-            or nothing of it is left; it only keeps the trip from being announced again.
+            or nothing of it is left; it only keeps the trip from being announced again. One that is told after all,
+            because of late samples, is erased then.
         trigger_on: whether the trigger was still on at the end (nobody told the end, or the trip was on); None: not
             known.
         kept: the trip counted, so that the time since the last trip is told from its end.

@@ -455,6 +455,8 @@ class Vehicle:
         ledger = self._ledger
         ledger.settle(self._horizon)
         derived, begin, (since, until) = self._derive()
+        while self._holes and self._dig_told(derived):
+            derived, begin, (since, until) = self._derive()
         self._touched = None
         self.pending = False
         trips = {trip.start: trip for trip in derived}
@@ -732,15 +734,22 @@ class Vehicle:
             self._holes, before = sorted([*self._holes, hole], key=lambda one: one.start), self._holes
             same, self._holes = self._told() == told, before
             return hole if same else nothing
+        return self._hollow(start, end, kept=bool(kept), until=until)
+
+    def _hollow(self, start: int, end: int, *, kept: bool, until: int) -> Hole:
+        """Erase what is between start and end of a trip that is told."""
+        base = Machine.unpack(self._base, self._rules)
+        folded = base.last is not None and base.last >= start
         inside: dict[int, tuple[int, Any]] = {}
         self._learn(inside, self._timeline.rows(start - 1, end))
         inside.pop(FLOW_ID_BIT, None)
-        trigger = inside.get(rules.trigger) or (base.known.get(rules.trigger) if folded else None)
+        name = self._rules.trigger
+        trigger = inside.get(name) or (base.known.get(name) if folded else None)
         hole = Hole(
             start,
             end,
             None if trigger is None else bool(trigger[1]),
-            kept=bool(kept),
+            kept=kept,
             until=until,
             samples=tuple((name, *sample) for name, sample in sorted(inside.items())),
         )
@@ -751,6 +760,23 @@ class Vehicle:
             self._base, self._base_changed = base.pack(), True
             hole = hole.emptied()
         return hole
+
+    def _dig_told(self, derived: list[Trip]) -> bool:
+        """Whether there is one of the trips that were deleted when there was nothing of them: late samples made it.
+
+        It was taken back when it was deleted, and what is its own now belonged to the trip that it was part of.
+        """
+        for place, hole in enumerate(self._holes):
+            trip = next((trip for trip in derived if trip.start == hole.start), None) if hole.end < hole.start else None
+            if trip is not None:
+                newest = trip.start if self._newest is None else self._newest
+                end = newest if trip.end is None else trip.end
+                kept = trip.end is not None and not trip.discarded(self._rules)
+                self._holes[place] = self._hollow(trip.start, end, kept=kept, until=max(end, newest))
+                self._changed_at(trip.start)
+                self._touch(inf)  # marks are of now: they do not tell what has changed since the last time
+                return True
+        return False
 
     def _told(self) -> dict[int, Trip]:
         """All trips that can still be told, by their starts, without looking at marks."""

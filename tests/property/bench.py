@@ -188,6 +188,13 @@ class Expected:
         holes.append(dig(resolve(outside), trip, newest, self.rules.trigger))
         self.deleted.add(trip.id)
 
+    def delete_what_came_back(self) -> None:
+        """Trips that were deleted when they were taken back, and that there are now after all."""
+        for vehicle_id, trips in self.trips().items():
+            for trip in trips:
+                if trip.id in self.deleted:
+                    self.delete(vehicle_id, trip)
+
     def trips(self, quiet_ms: float = 0, clock: int | None = None) -> dict[str, list[OracleTrip]]:
         """All trips by vehicle, with this quiet, or the one that a clock means."""
         return {

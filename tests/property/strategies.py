@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from streams.trips.rules import Rules
@@ -36,6 +37,7 @@ __all__ = [
     "in_order",
     "over_time",
     "rules",
+    "taken_back",
 ]
 
 EPOCH: Final = 1_772_352_000_000
@@ -348,6 +350,28 @@ def drives(draw: st.DrawFn, of: Rules) -> list[Arrival]:
         for _, place in sorted(places)
     ]
     return [*arrivals, *(Arrival(one.message) for one in arrivals if draw(st.integers(0, 5)) == 5)]
+
+
+@st.composite
+def taken_back(draw: st.DrawFn, of: Rules) -> tuple[list[Arrival], int, int]:
+    """A few drives. An ON before one of them takes it back, and later an OFF between the two makes it after all.
+
+    Also the number of the arrival that takes it back, and its start.
+    """
+    arrivals = draw(drives(of))
+    edges = sorted((t, on) for arrival in arrivals for t, prop, on in arrival.message.samples if prop == of.trigger)
+    starts = [(off, on) for (off, was_on), (on, now_on) in pairwise(edges) if now_on and not was_on and on - off > 2]
+    assume(starts)
+    off, start = draw(st.sampled_from(starts))
+    place = 1 + max(place for place, one in enumerate(arrivals) if (start, of.trigger, 1) in one.message.samples)
+    place += draw(st.sampled_from([0, 0, 0, 1, 2]))
+    before, again = off + (start - off) // 3, off + 2 * (start - off) // 3
+    for at, on in ((before, 1), (again, 0)):
+        place = min(place, len(arrivals))
+        arrivals.insert(place, Arrival(Message(((at, of.trigger, on),), at=at), restart=draw(st.booleans())))
+        place += draw(st.sampled_from([1, 1, 1, 2, 3])) if on else 0
+    back = next(number for number, one in enumerate(arrivals) if one.message.at == before)
+    return arrivals, back, start
 
 
 def in_order(arrivals: Sequence[Arrival]) -> list[Message]:

@@ -8,7 +8,10 @@ from collections import Counter
 from bench import Bench, Expected, check_announcements, check_view, command, to_batches, to_records
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import HOUR, anyhow, drives, rules
+from oracle.derive import trip_id
+from strategies import HOUR, Arrival, Message, anyhow, drives, rules, taken_back
+
+from streams.trips.samples import Property
 
 
 @st.composite
@@ -128,6 +131,76 @@ def test_behind_the_horizon_too_a_restart_anywhere_changes_nothing_and_nothing_c
                 said = one.delete(trip_id, end=end)
                 assert [announcement.event for announcement in said] == ["TripDeleted"]
                 assert other.delete(trip_id, end=end) == said
+        other.start()
+    one.close()
+    other.close()
+    assert other.said == one.said
+    one.check_promises()
+    other.check_promises()
+
+
+@st.composite
+def taken_back_streams(draw, **fixed):
+    """Rules, messages, after which of them a trip is taken back, and the start of that one."""
+    of = draw(rules(**fixed))
+    return of, *draw(taken_back(of))
+
+
+def delete_if_taken_back(bench, start):
+    """The announcements; None: it was not taken back."""
+    seen = bench.view().get(trip_id("V1", start))
+    if seen is None or seen.status != "superseded":
+        return None
+    said = bench.delete(trip_id("V1", start))
+    assert [(one.event, one.trip_id) for one in said] == [("TripDeleted", trip_id("V1", start))]
+    return said
+
+
+@given(taken_back_streams())
+def test_trips_that_were_taken_back_are_deleted_also_when_late_samples_make_them_after_all(stream):
+    of, arrivals, back, start = stream
+    expected, bench = Expected(of), Bench(of)
+    for place, (arrival, record) in enumerate(zip(arrivals, to_records(arrivals), strict=True)):
+        bench.feed([record])
+        expected.offer(arrival.message, record)
+        expected.delete_what_came_back()
+        check_view(bench.view(), expected.trips())
+        if place == back and delete_if_taken_back(bench, start):
+            expected.deleted.add(trip_id("V1", start))
+        if arrival.restart:
+            bench.start()
+    bench.close()
+    bench.check_promises()
+    assert {name for name, seen in bench.view().items() if seen.status == "deleted"} == expected.deleted
+    check_view(bench.view(), expected.trips(math.inf))
+    check_announcements(bench.said, expected)
+
+
+@st.composite
+def taken_back_and_driving_on(draw):
+    """The same with a near horizon, and with samples until that has passed it all."""
+    horizon = draw(st.sampled_from([20 * 60_000, 2 * HOUR + 7]))
+    of, arrivals, back, start = draw(taken_back_streams(correction_horizon_ms=horizon))
+    if draw(st.booleans()):
+        arrivals = arrivals[: back + 2]
+    at = max(arrival.message.at for arrival in arrivals)
+    for _ in range(draw(st.integers(3, 8))):
+        at += draw(st.sampled_from([horizon // 3, horizon // 3, horizon + 1]))
+        arrivals.append(Arrival(Message(((at, Property.SPEED, 299),), at=at), fold=draw(st.booleans())))
+    return of, [*arrivals, Arrival(Message(((at + 60_000, of.trigger, 0),), at=at + 60_000))], back, start
+
+
+@given(taken_back_and_driving_on())
+def test_they_do_not_come_back_behind_the_horizon_either(stream):
+    of, arrivals, back, start = stream
+    records = to_records(arrivals)
+    one, other = Bench(of), Bench(of)
+    for batch in to_batches(arrivals):
+        last = arrivals[batch.stop - 1]
+        for bench in (one, other):
+            bench.feed(records[batch.start : batch.stop], fold=last.fold)
+        if back in batch:
+            assert delete_if_taken_back(one, start) == delete_if_taken_back(other, start)
         other.start()
     one.close()
     other.close()

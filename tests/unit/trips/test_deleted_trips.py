@@ -36,6 +36,19 @@ DELETED = """
       > TripDeleted 08:00:00 trips=delete occurred_at=2026-03-06T00:00:00Z rev=5
 """
 
+TAKEN_BACK = """
+    08:00:00 OFF
+    08:10:00 ON
+      > TripStarted 08:10:00
+    08:11:00 at=50.01,7
+    08:20:00 at=50.02,7
+    08:05:00 ON
+      > TripDiscarded 08:10:00 reason=SUPERSEDED superseded_by=08:05:00 status=DISCARDED
+      > TripStarted 08:05:00
+    delete 08:10:00
+      > TripDeleted 08:10:00 trips=delete
+"""
+
 case(
     "a_finished_trip_is_deleted_once",
     DRIVE
@@ -189,6 +202,24 @@ case(
       > TripDataReady 07:55:00 07:58:00
     08:10:00 OFF
     """,
+)
+case(
+    "nor_behind_the_horizon_when_late_samples_have_made_it_after_all",
+    TAKEN_BACK
+    + """
+    08:07:00 OFF
+      > TripEnded 08:05:00 08:07:00
+      > TripDataReady 08:05:00 08:07:00
+    08:50:00 ON
+    restart
+    09:20:00 speed=50
+    10:20:00 speed=50
+    11:20:00 speed=50
+    11:21:00 OFF
+    11:30:00 ON
+      > TripStarted 11:30:00 -start.position
+    """,
+    correction_horizon_ms=HOUR,
 )
 case(
     "of_a_trip_that_nobody_has_heard_of_there_is_nothing_to_delete",
@@ -350,6 +381,19 @@ def test_nothing_that_is_erased_is_in_what_is_stored_afterwards(messages: int, r
           > TripEnded 09:20:00 09:30:00 start.position=51.0,7.0
           > TripDataReady 09:20:00 09:30:00 time_since_last_trip_in_ms=1260000 position_count=1
     """)
+
+
+def test_a_trip_that_was_taken_back_is_erased_when_late_samples_make_it_after_all() -> None:
+    drive = Drive(Rules())
+    drive.run(TAKEN_BACK)
+    assert raw(drive, 50.01)  # of the trip that has taken it over
+    drive.run("""
+        08:07:00 OFF
+          > TripEnded 08:05:00 08:07:00
+          > TripDataReady 08:05:00 08:07:00
+    """)
+    assert not raw(drive, 50.01)
+    assert raw(drive, 50.02)
 
 
 def record_of(drive: Drive, line: str) -> Any:

@@ -239,7 +239,7 @@ class Processor:
             self.state_bytes += size - vehicle.counted_size
             vehicle.counted_size = size
         self._changed.clear()
-        self._put_to_rest()
+        changes.update(self._put_to_rest())
         if changes or self._touch_clock:
             changes[CLOCK_KEY] = seal_value(CLOCK_KEY, pack_clock(self.clock, self._stored, self.standing))
             self._touch_clock = False
@@ -322,18 +322,21 @@ class Processor:
         vehicle.looked_at = self.clock
         return vehicle
 
-    def _put_to_rest(self) -> None:
-        """Keep of vehicles that have not been looked at for a while only what is stored of them."""
+    def _put_to_rest(self) -> dict[bytes, bytes | None]:
+        """Keep of vehicles that have not been looked at for a while only what is stored of them; what is not needed."""
         before = self.clock - _REST_MS
         resting = []
         for vehicle in self._awake.values():  # those looked at last come last
             if vehicle.looked_at > before:
                 break
             resting.append(vehicle)
+        changes: dict[bytes, bytes | None] = {}
         for vehicle in resting:
             del self._awake[vehicle.id]
             if vehicle.stored is not None:
+                changes.update(vehicle.tidy_up())
                 self._resting[vehicle.id] = vehicle.rest()
+        return changes
 
     def _collect(self, vehicle: Vehicle) -> None:
         announcements: list[Announcement] = vehicle.said

@@ -239,6 +239,11 @@ class Timeline:
         self.changed = set()
         return values
 
+    def clear(self) -> set[tuple[bytes, int]]:
+        """The keys that are not needed any more, to be emptied now. After :meth:`store`."""
+        stale, self.stale = self.stale, set()
+        return stale
+
     def dump(self) -> tuple[tuple[tuple[int, bytes], ...], tuple[tuple[int, bytes], ...]]:
         """All small and all sealed chunks, with their numbers."""
         return (

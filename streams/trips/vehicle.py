@@ -900,6 +900,10 @@ class Vehicle:
         self.stored = StoredVehicle(head, tip, self._base, (), (), (), holes)
         return changes
 
+    def tidy_up(self) -> dict[bytes, bytes | None]:
+        """The keys that are not needed any more and still hold something. Before :meth:`rest`, which forgets them."""
+        return {_part_key(kind, number, self._key): None for kind, number in self._timeline.clear()}
+
     @property
     def size(self) -> int:
         """About how many bytes the stored values take, words, keys and frames apart. After :meth:`store`."""

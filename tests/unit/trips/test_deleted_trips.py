@@ -396,6 +396,21 @@ def test_a_trip_that_was_taken_back_is_erased_when_late_samples_make_it_after_al
     assert raw(drive, 50.02)
 
 
+def test_nor_when_the_vehicle_has_been_at_rest_while_the_trip_was_on() -> None:
+    drive = Drive(Rules())
+    drive.run("07:50:00 OFF at=49,7\n08:00:00 ON\n> TripStarted 08:00:00")
+    inside = [50 + number / 100_000 for number in range(1, 201)]
+    for number, latitude in enumerate(inside):
+        drive.run(f"08:{1 + number // 10:02}:{number % 10 * 6:02} at={latitude:.5f},7 speed=50")
+    assert any(raw(drive, latitude) for latitude in inside)
+    drive.run("clock +02:01")
+    drive.run("08:30:00 vehicle=V2 OFF")  # whoever has said nothing for two minutes goes to rest
+    assert list(drive.processor._resting) == ["V1"]
+    drive.run("delete 08:00:00\n> TripDeleted 08:00:00 trips=delete rev=202")
+    # All but the last one, which is for the neighbour.
+    assert [latitude for latitude in inside if raw(drive, latitude)] == inside[-1:]
+
+
 def record_of(drive: Drive, line: str) -> Any:
     from drives import KAFKA_TIME, Record, _encode
 

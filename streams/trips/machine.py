@@ -12,6 +12,7 @@ a few hundred bytes however many they were. That is what makes three things one:
 from __future__ import annotations
 
 from enum import Enum, auto
+from math import inf
 from typing import Any, Final, NamedTuple
 
 import msgpack
@@ -260,6 +261,11 @@ class Machine:
         for span in [span for span in self.fading if timestamp > span[2] + self.rules.correction_horizon_ms]:
             self.forget_known(span[0], span[1])
             self.fading.remove(span)
+
+    @property
+    def fades_after(self) -> float:
+        """Up to this instant all that is known stays."""
+        return min((span[2] + self.rules.correction_horizon_ms for span in self.fading), default=inf)
 
     def _event(self, *, on: bool) -> Event:
         if on:

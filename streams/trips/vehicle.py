@@ -136,6 +136,7 @@ class Vehicle:
         "_horizon",
         "_key",
         "_last",
+        "_last_until",
         "_ledger",
         "_marks",
         "_newest",
@@ -187,6 +188,7 @@ class Vehicle:
         self._trigger_gap = False
         self._due: float = inf
         self._last: dict[int, tuple[int, Any]] | None = None
+        self._last_until: float = inf
         self._behind: tuple[float, dict[int, tuple[int, Any]]] | None = None
         self._touched: tuple[float, float] | None = None
         self._stale = False
@@ -294,6 +296,8 @@ class Vehicle:
             if self._trigger_on and rules.silence_timeout_ms and newest is not None:
                 self._trigger_gap |= timestamp - newest > rules.silence_timeout_ms
             self._newest = timestamp
+            if timestamp > self._last_until:
+                self._last = None  # samples of a deleted trip fade
         self._timeline.append(row)
         if self._behind is not None and timestamp <= self._behind[0]:
             self._behind = None
@@ -370,11 +374,14 @@ class Vehicle:
         if self._last is None:
             start = self._mark_before(-inf if self._touched is None else self._touched[0])
             machine = Machine.unpack(start.packed if start else self._base, self._rules)
-            if self._holes:
+            if self._holes or machine.fading:
                 self._run(machine, inf)
-                return machine.known  # not kept: what fades, fades
-            self._last = dict(machine.known)
-            self._learn(self._last, self._timeline.rows(_instant_of(machine), inf))
+                self._last = machine.known
+                self._last_until = machine.fades_after
+            else:
+                self._last = dict(machine.known)
+                self._last_until = inf
+                self._learn(self._last, self._timeline.rows(_instant_of(machine), inf))
         return self._last
 
     def _run(self, machine: Machine, to: float) -> None:
@@ -385,11 +392,13 @@ class Vehicle:
     def _last_behind(self, horizon: float, name: int) -> tuple[int, Any] | None:
         """The last sample of a property behind the horizon."""
         if self._behind is None or self._behind[0] != horizon:
-            machine = Machine.unpack(self._base, self._rules)
-            if self._holes:
+            first = horizon if self._touched is None else min(horizon, self._touched[0])
+            mark = self._mark_before(first)
+            machine = Machine.unpack(mark.packed if mark else self._base, self._rules)
+            known = machine.known
+            if self._holes or machine.fading:
                 self._run(machine, horizon - 1)
-            known = dict(machine.known)
-            if not self._holes:
+            else:
                 self._learn(known, self._timeline.rows(_instant_of(machine), horizon - 1))
             self._behind = (horizon, known)
         return self._behind[1].get(name)

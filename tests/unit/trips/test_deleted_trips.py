@@ -9,6 +9,7 @@ import msgpack
 import pytest
 from drives import Drive
 
+from streams.trips.machine import Machine
 from streams.trips.rules import Rules
 from streams.trips.state import FRAME_SIZE, open_value
 
@@ -442,3 +443,18 @@ def test_refused_samples_are_counted_and_repetitions_are_not() -> None:
     drive.run("08:10:00 OFF km=110 at=50.02,7 doors=OPEN")  # the last of each property: known, and repeated by gateways
     assert drive.processor.counts.refused == 2
     assert drive.processor.counts.repeated == 2
+
+
+def test_repeated_samples_are_looked_up_without_going_through_all_that_came_since(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drive = Drive(Rules(correction_horizon_ms=HOUR))
+    drive.run(DRIVE + DELETED)
+    drive.run("\n".join(f"08:{minute}:00 speed=50" for minute in range(11, 60)))
+    fed = []
+    feed = Machine.feed
+    monkeypatch.setattr(Machine, "feed", lambda machine, row: fed.append(row) or feed(machine, row))
+    drive.run("\n".join(f"08:11:{second} speed=40\n08:10:00 doors=OPEN" for second in range(10, 30)))
+    assert len(fed) < 2 * 50
+    # What is known is known until it fades, not longer.
+    drive.run("09:59:00 speed=0\n08:10:00 doors=OPEN\n10:59:30 speed=0\n08:10:00 doors=OPEN\n> late")

@@ -181,6 +181,9 @@ class Projector:
             for place in places
         }
         generation, positions = await asyncio.to_thread(self._positions, topic, fresh)
+        # Only now: others may have gone on beyond where the ends were before.
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            ends = await consumer.end_offsets(places)
         if not all(position.done for position in positions.values()):
             for place, position in positions.items():
                 if place not in fresh:

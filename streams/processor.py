@@ -170,7 +170,10 @@ class Processor:
             self._changed[vehicle.id] = vehicle
             self._collect(vehicle)
             self._set_alarm(vehicle.id, vehicle.wake_at)
-        elif own:
+            return
+        if known and outcome is Outcome.UNKNOWN_TRIP:
+            self._vehicle(command.vehicle_id).muted.discard(command.deleting.start)
+        if own:
             self._refuse(record, _refusal(outcome, command))
 
     def hold(self, commands: Iterable[tuple[Record, bool]]) -> None:
@@ -182,7 +185,8 @@ class Processor:
         self._held_starts = {}
         for record, _ in self._held:
             command = read_command(record.value)
-            if isinstance(command, DeleteCommand) and command.deleting.revision is not None:
+            if isinstance(command, DeleteCommand):
+                # Also one that had found no announcement: the worker may have known the trip, and will know it again.
                 self._held_starts.setdefault(command.vehicle_id, set()).add(command.deleting.start)
         for vehicle in self._awake.values():
             vehicle.muted |= self._held_starts.get(vehicle.id, set())

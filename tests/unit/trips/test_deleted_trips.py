@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from drives import Drive
+from drives import Drive, _delete
 
 from streams.trips.machine import Machine
 from streams.trips.rules import Rules
@@ -458,3 +458,15 @@ def test_repeated_samples_are_looked_up_without_going_through_all_that_came_sinc
     assert len(fed) < 2 * 50
     # What is known is known until it fades, not longer.
     drive.run("09:59:00 speed=0\n08:10:00 doors=OPEN\n10:59:30 speed=0\n08:10:00 doors=OPEN\n> late")
+
+
+def test_a_command_that_had_found_no_announcement_is_held_like_any_other_when_a_worker_starts_anew() -> None:
+    drive = Drive(Rules())
+    drive.processor.hold([(_delete(f"delete {start} unannounced"), True) for start in ("08:00:00", "09:00:00")])
+    drive.run("\n".join(line for line in DRIVE.splitlines() if ">" not in line))
+    drive.processor.release()
+    output = drive.processor.take()
+    assert [one.event for one in output.announcements] == ["TripDeleted"]
+    # Of the other one nobody knew, and it is as if nobody had asked.
+    assert [problem.reason for one in output.rejected for problem in one.problems] == ["unknown_trip"]
+    drive.run("09:00:00 ON\n> TripStarted 09:00:00 start.position=50.02,7.0")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from streams.records import Record, Standing
 
-__all__ = ["Commanded", "Commands", "Plan"]
+__all__ = ["Commanded", "Commands", "Plan", "check_commands_id"]
 
 _log = structlog.get_logger(__name__)
 
@@ -227,6 +227,19 @@ class Commands:
     def _consumer(self) -> AIOKafkaConsumer:
         return AIOKafkaConsumer(
             **self._client, isolation_level="read_committed", auto_offset_reset="none", enable_auto_commit=False
+        )
+
+
+def check_commands_id(topic: str, standing: Standing, topic_id: bytes | None) -> None:
+    """Check that the commands' topic is the one that is being read: of another one, nothing would be noticed.
+
+    Raises:
+        ClusterError: it is not.
+    """
+    if topic_id is not None and standing.commands_id not in (None, topic_id):
+        raise ClusterError(
+            f"{topic} has been deleted and created anew while commands were read from it. A worker that is started "
+            "again reads it from its beginning; repeat what was asked for and has not happened."
         )
 
 

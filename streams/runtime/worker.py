@@ -25,6 +25,7 @@ from streams.errors import ClusterError, InternalError, StateError, TripsError
 from streams.runtime.batches import BatchSchema, BatchTransport
 from streams.runtime.changelog import read_changelog
 from streams.runtime.cluster import check_partition_counts
+from streams.runtime.commands import check_commands_id
 from streams.runtime.logs import FAUST_LOGGER
 from streams.runtime.partition import Observer, Partition
 from streams.runtime.positions import START_ANEW, Found, Names, Start, check_ids, refuse, start_of
@@ -227,7 +228,7 @@ class Worker:
         Raises:
             TripsError: nowhere: something is missing, or not what it was.
         """
-        ids = await self._topic_ids(*([self._commands.topic] if self._commands is not None else []))
+        ids = await self._topic_ids()
         bounds = await log_bounds(self.topics.telemetry, sorted(processors), self._client)
         places = {number: TopicPartition(self.topics.telemetry, number) for number in processors}
         committed = await consumer.committed(places.values()) if places else {}
@@ -269,12 +270,18 @@ class Worker:
         self._plans = await commands.plan(standings, ends, topic_id)
         for number, processor in processors.items():
             cast("Commanded", processor).hold(self._plans[number].held)
-            processor.standing = processor.standing._replace(commands_id=topic_id)
+            standing = processor.standing
+            # While commands are held none of this topic is done, whatever was done of the one before it.
+            done = None if self._plans[number].until is not None else standing.next_command
+            processor.standing = standing._replace(commands_id=topic_id or standing.commands_id, next_command=done)
 
-    async def _topic_ids(self, *more: str) -> dict[str, bytes]:
-        """Those of source and changelog (and more), as far as they are known."""
+    async def _topic_ids(self) -> dict[str, bytes]:
+        """Those of source, changelog and commands, as far as they are known."""
+        topics = [self.topics.telemetry, self.topics.changelog]
+        if self._commands is not None:
+            topics.append(self._commands.topic)
         for fence in self._fenced.values():
-            return await topic_ids(fence.producer.client, [self.topics.telemetry, self.topics.changelog, *more])
+            return await topic_ids(fence.producer.client, topics)
         return {}
 
     def open(self, generation: int) -> None:
@@ -403,11 +410,14 @@ class Worker:
             _log.info("the brokers answer again")
 
     async def _look_at_topics(self) -> None:
-        """Notice when source or changelog is deleted and created anew while we work: offsets would go on as if."""
+        """Notice when a topic that is read is deleted and created anew while we work: offsets would go on as if."""
         try:
             ids = await self._topic_ids()
             for number, partition in self.partitions.items():
-                check_ids(self._names, partition.processor.standing, ids, where=f" partition {number}")
+                standing = partition.processor.standing
+                check_ids(self._names, standing, ids, where=f" partition {number}")
+                if self._commands is not None:
+                    check_commands_id(self._commands.topic, standing, ids.get(self._commands.topic))
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody else would tell
             self.fail(error)
 

@@ -13,6 +13,7 @@ from streams.processor import Counts
 from streams.records import Output, Standing
 from streams.runtime import worker as module
 from streams.runtime.batches import Batch
+from streams.runtime.commands import Plan
 from streams.runtime.metrics import Metrics
 from streams.runtime.positions import Start
 from streams.runtime.source import Bounds
@@ -381,6 +382,56 @@ async def test_topics_that_are_replaced_while_it_works_end_it(worker, changelog,
     cluster.ids = {"telemetry": NEW}
     await asyncio.wait_for(clock, 2)
     assert "telemetry partition 0 is not the topic" in str(worker.failure)
+
+
+class Commands:
+    """Of a topic that has held two, of which none was done in this partition."""
+
+    topic = "commands"
+
+    async def plan(self, standings, _, topic_id):
+        return {
+            number: Plan(2, [], 1000) if standing.commands_id != topic_id else Plan(standing.next_command)
+            for number, standing in standings.items()
+        }
+
+    def start(self, *_):
+        pass
+
+    async def stop(self):
+        pass
+
+
+@pytest.fixture
+def commanded(worker, monkeypatch):
+    monkeypatch.setattr(Processor, "hold", lambda *_: None, raising=False)
+    monkeypatch.setattr(Processor, "release", lambda *_: None, raising=False)
+    worker._commands = Commands()
+    return worker
+
+
+async def test_of_another_topic_of_commands_nothing_is_done_while_they_are_held(commanded, changelog, cluster):
+    cluster.ids = {"commands": NEW}
+    for number, known in ((0, OLD), (1, NEW)):
+        standing = Standing(70, None, None, next_command=9, commands_id=known)
+        changelog.content[number] = {b"a": b"1", b"standing": standing}
+    await take_over(commanded, {0, 1}, 1, committed(70))
+    standings = [commanded.partitions[number].processor.standing for number in (0, 1)]
+    assert [(one.next_command, one.commands_id) for one in standings] == [(None, NEW), (9, NEW)]
+
+
+async def test_another_topic_of_commands_ends_it_while_it_works(commanded, changelog, cluster, monkeypatch):
+    monkeypatch.setattr(module, "_LOOK_EVERY", 0.01)
+    monkeypatch.setattr(module, "_TICK", 0.005)
+    cluster.ids = {"commands": OLD}
+    changelog.content[0] = {b"a": b"1", b"standing": Standing(70, None, None, next_command=9, commands_id=OLD)}
+    await take_over(commanded, {0}, 1, committed(70))
+    clock = asyncio.create_task(commanded.keep_time())
+    await asyncio.sleep(0.1)
+    assert commanded.failure is None
+    cluster.ids = {"commands": NEW}
+    await asyncio.wait_for(clock, 2)
+    assert "commands has been deleted and created anew" in str(commanded.failure)
 
 
 async def test_without_partitions_it_is_ready_as_long_as_the_group_answers(worker, monkeypatch):

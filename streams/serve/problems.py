@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from streams.errors import DatabaseError
+from streams.serve.queries import UnfinishedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,6 +94,15 @@ def handle_problems(app: FastAPI) -> None:
         _log.error("a request could not be answered", reason=str(error))
         return problem(
             503, "The database does not answer. Try again in a moment.", headers={"Retry-After": _RETRY_SECONDS}
+        )
+
+    @app.exception_handler(UnfinishedError)
+    def _unfinished(_: Request, __: UnfinishedError) -> Response:
+        return problem(
+            503,
+            "What is known of trips is being read from Kafka. Try again in a moment.",
+            kind="unfinished",
+            headers={"Retry-After": _RETRY_SECONDS},
         )
 
     @app.exception_handler(Exception)

@@ -45,7 +45,7 @@ class Position(NamedTuple):
     Attributes:
         topic_id: Kafka's id of the topic, hexadecimal; empty: not known.
         next_offset: the first record that is not.
-        until: where reading it ends; None: never.
+        until: where it ended when the projection was begun; None: it was not there yet. ``trips`` is read up to there.
     """
 
     topic_id: str
@@ -54,8 +54,13 @@ class Position(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether all of it is in the tables."""
+        """Whether all of it that was there when the projection was begun is in the tables."""
         return self.until is not None and self.next_offset >= self.until
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether some of that is not."""
+        return self.until is not None and self.next_offset < self.until
 
 
 def read_positions(connection: Connection) -> dict[Place, Position]:

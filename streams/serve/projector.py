@@ -56,6 +56,8 @@ _ROUND: Final = 0.5
 _LOOK_EVERY: Final = 1.0
 _CHECK_TOPICS_EVERY: Final = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+# Nothing has come for so long, and that only markers of transactions have been read is written as well.
+_MARKERS_AFTER: Final = 2.0
 # Nothing heard of any broker for so long, and nobody should rely on what is answered being new.
 _NOT_READY_AFTER: Final = 30.0
 _CONNECT_TIMEOUT: Final = 40.0
@@ -94,7 +96,7 @@ class Projector:
         self._settings, self._engine, self._metrics = settings, engine, metrics
         self._topics = settings.topics
         self._consumer: AIOKafkaConsumer | None = None
-        self._heard = time.monotonic()
+        self._heard = self._quiet_since = time.monotonic()
         self.caught_up = False
         """Whether everything has been projected that was there when this process began."""
 
@@ -176,15 +178,12 @@ class Projector:
             begins = await consumer.beginning_offsets(places)
         topic_id = (await topic_ids(consumer._client, [topic])).get(topic, b"").hex()  # noqa: SLF001 - it is connected
         once = topic == self._topics.trips
-        fresh = {
-            (topic, place.partition): Position(topic_id, begins[place], ends[place] if once else None)
-            for place in places
-        }
+        fresh = {(topic, place.partition): Position(topic_id, begins[place], ends[place]) for place in places}
         generation, positions = await asyncio.to_thread(self._positions, topic, fresh)
         # Only now: others may have gone on beyond where the ends were before.
         async with asyncio.timeout(_CONNECT_TIMEOUT):
             ends = await consumer.end_offsets(places)
-        if not all(position.done for position in positions.values()):
+        if not once or not all(position.done for position in positions.values()):
             for place, position in positions.items():
                 if place not in fresh:
                     raise StateError(f"{topic} had more partitions when the projection was made from it. {REBUILD}.")
@@ -202,7 +201,9 @@ class Projector:
             else:
                 # Partitions that were added since: read from their very beginning.
                 added = {
-                    place: position._replace(next_offset=0) for place, position in fresh.items() if place not in there
+                    place: position._replace(next_offset=0, until=None)
+                    for place, position in fresh.items()
+                    if place not in there
                 }
             put_positions(connection, added)
         return generation, there | added
@@ -287,11 +288,15 @@ class Projector:
         # Behind the last record there may be markers of transactions: they are read as well.
         for place in places:
             plan.read[place] = await consumer.position(TopicPartition(*place))
-        # Markers alone are not worth a transaction, unless the end is waited for.
+        # Markers alone are not worth a transaction, unless the end is waited for, or nothing else comes: when all has
+        # expired, a position before a marker would be that of a record that is missing.
+        if records:
+            self._quiet_since = time.monotonic()
+        worth = bool(records) or time.monotonic() - self._quiet_since > _MARKERS_AFTER
         ahead = {
             place: plan.read[place]
             for place in places
-            if plan.read[place] > plan.positions[place].next_offset and (records or plan.positions[place].until)
+            if plan.read[place] > plan.positions[place].next_offset and (worth or plan.positions[place].unfinished)
         }
         if ahead:
             began = time.monotonic()

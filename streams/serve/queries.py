@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -9,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import bindparam, select, union_all
 
 from streams.serve.database import reading
-from streams.serve.tables import announcements, trips, vehicles
+from streams.serve.tables import announcements, positions, trips, vehicles
 from streams.serve.words import DELETED, first_id, to_column
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine, Select
+    from collections.abc import Iterator
 
-__all__ = ["Found", "Page", "Queries", "TripFilter", "VehicleFound"]
+    from sqlalchemy import Connection, Engine, Select
+
+__all__ = ["Found", "Page", "Queries", "TripFilter", "UnfinishedError", "VehicleFound"]
 
 # Corrections of one trip are a handful; this is for a device that has gone mad.
 _MOST_HISTORY: Final = 1000
@@ -66,11 +69,25 @@ class VehicleFound(NamedTuple):
     ended: bytes | None
 
 
+class UnfinishedError(Exception):
+    """The projection is being made: what it holds may have been corrected or deleted since."""
+
+
 class Queries:
-    """The questions, each in one transaction."""
+    """The questions, each in one transaction.
+
+    All raise :class:`UnfinishedError` until everything is projected that was there when the projection was begun.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with reading(self._engine) as connection:
+            if connection.execute(_UNFINISHED).first() is not None:
+                raise UnfinishedError
+            yield connection
 
     def trips(self, wanted: TripFilter, limit: int, after: str | None) -> Page:
         """A page of trips, by their start.
@@ -89,14 +106,14 @@ class Queries:
         }
         given = {name: value for name, value in values.items() if value is not None}
         statement = _listing(tuple(sorted(wanted.statuses)), frozenset(given), wanted.flagged, wanted.newest_first)
-        with reading(self._engine) as connection:
+        with self._reading() as connection:
             rows = connection.execute(statement, given | {"most": limit + 1}).all()
         views = [row.view for row in rows[:limit]]
         return Page(views, rows[limit - 1].id if len(rows) > limit else None)
 
     def trip(self, trip_id: str, *, history: bool = True) -> Found | None:
         """A trip, a deleted one as well."""
-        with reading(self._engine) as connection:
+        with self._reading() as connection:
             row = connection.execute(_TRIP, {"trip": trip_id}).first()
             if row is None:
                 return None
@@ -114,7 +131,7 @@ class Queries:
             for statuses in (("ONGOING",), ("FINISHED", "PENDING"))
         )
         newest = {"vehicle": name, "most": 1}
-        with reading(self._engine) as connection:
+        with self._reading() as connection:
             last = connection.execute(_LAST, {"vehicle": name}).scalar_one_or_none()
             on = connection.execute(current, newest).first()
             over = connection.execute(ended, newest).first()
@@ -124,6 +141,7 @@ class Queries:
 
 
 # Statements are built once: that takes longer than most of them do.
+_UNFINISHED: Final = select(positions.c.topic).where(positions.c.next_offset < positions.c.until_offset).limit(1)
 _TRIP: Final = select(trips.c.status, trips.c.view).where(trips.c.id == bindparam("trip"))
 _HISTORY: Final = (
     select(announcements.c.payload)

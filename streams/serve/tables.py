@@ -56,7 +56,8 @@ positions: Final = Table(
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("topic_id", String(32), nullable=False),  # hexadecimal; empty: the brokers do not tell
     Column("next_offset", BigInteger, nullable=False),
-    # Of ``trips``, which is read once, up to here: what comes later is in ``trip-events`` as well. Else null.
+    # Where it ended when the projection was begun, which is whole from there on. ``trips`` is read up to here, once:
+    # what comes later is in ``trip-events`` as well. Null: a partition that was added later.
     Column("until_offset", BigInteger),
 )
 

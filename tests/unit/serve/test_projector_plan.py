@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from streams.serve.database import writing
+from streams.serve.database import reading, writing
 from streams.serve.metrics import ServeMetrics
-from streams.serve.projection import Position, advance, put_positions
-from streams.serve.projector import Projector
+from streams.serve.projection import Position, advance, put_positions, read_positions
+from streams.serve.projector import Projector, _Plan
 
 
 class Consumer:
@@ -28,6 +28,15 @@ class Consumer:
     async def beginning_offsets(self, places):
         return dict.fromkeys(places, 0)
 
+    async def getmany(self, **_):
+        return {}
+
+    async def position(self, _):
+        return 9
+
+    def last_stable_offset(self, _):
+        return 9
+
 
 @pytest.fixture
 def projector(read_side, monkeypatch):
@@ -46,3 +55,35 @@ def test_what_another_process_has_just_projected_is_not_taken_for_lost(read_side
     consumer = Consumer(read_side.engine, topic)
     plan = asyncio.run(projector._plan(consumer, topic, {topic: 1}))
     assert plan.read[topic, 0] == 6
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_when_nothing_comes_markers_are_written_too_because_what_is_before_them_expires(
+    read_side, projector, monkeypatch
+):
+    place = (read_side.settings.topics.events, 0)
+    position = Position("", 8)
+    with writing(read_side.engine) as (connection, generation):
+        put_positions(connection, {place: position})
+    consumer, plan = Consumer(read_side.engine, place[0]), _Plan(generation, {place: position}, {place: 8})
+
+    def written():
+        asyncio.run(projector._round(consumer, plan, [place]))
+        with reading(read_side.engine) as connection:
+            return read_positions(connection)[place].next_offset
+
+    assert written() == 8  # not after every checkpoint
+    monkeypatch.setattr("streams.serve.projector._MARKERS_AFTER", 0.0)
+    assert written() == 9
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_projection_begins_unfinished_and_is_finished_once(read_side, projector):
+    topic = read_side.settings.topics.events
+    consumer = Consumer(read_side.engine, topic)
+    plan = asyncio.run(projector._plan(consumer, topic, {topic: 1}))
+    assert plan.positions[topic, 0] == Position("", 0, 5)
+    assert plan.positions[topic, 0].unfinished
+    more = asyncio.run(projector._plan(consumer, topic, {topic: 2}))  # a partition that is added empties nothing
+    assert not more.positions[topic, 0].unfinished
+    assert more.positions[topic, 1] == Position("", 0)

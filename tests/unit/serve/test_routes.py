@@ -13,7 +13,9 @@ from serve_world import DAY, announcement, at, trip_id
 from schemas.read_side import Problem, RouteFeature, TripDeletion, TripDetail, TripPage, VehicleState
 from streams.errors import ClusterError, UnknownTripError
 from streams.serve.app import openapi_document
+from streams.serve.database import writing
 from streams.serve.listing import CSV_COLUMNS, csv_lines
+from streams.serve.projection import Position, advance, put_positions
 from streams.serve.queries import _listing
 from streams.status.book import read_trip
 
@@ -426,3 +428,20 @@ def test_a_route_that_the_trip_has_is_the_line(read_side):
     TypeAdapter(RouteFeature).validate_json(answer.content)
     assert answer.json()["geometry"]["coordinates"] == [[-120.2, 38.5], [-120.95, 40.7], [-126.453, 43.252]]
     assert answer.json()["properties"]["source"] == "ROUTE"
+
+
+def test_while_the_projection_is_being_made_nothing_is_shown_that_may_be_deleted(read_side):
+    start = DAY + MINUTE
+    read_side.say(announcement("TripDataReady", "v1", start))
+    with writing(read_side.engine) as (connection, _):
+        put_positions(connection, {("trips", 0): Position("", 3, 3), ("trip-events", 0): Position("", 2, 3)})
+    client, name = read_side.client("read", "delete"), trip_id("v1", start)
+    paths = ["/trips", "/trips/export.csv", f"/trips/{name}", f"/trips/{name}/route"]
+    paths += ["/vehicles/v1/trips", "/vehicles/v1/state"]
+    for path in paths:
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5"), path
+        assert Problem.model_validate(answer.json()).type.endswith("unfinished")
+    with writing(read_side.engine) as (connection, _):
+        advance(connection, {("trip-events", 0): 3})
+    assert {client.get(path).status_code for path in paths} == {200}

@@ -146,6 +146,8 @@ def reading(engine: Engine) -> Iterator[Connection]:
         DatabaseError: the database is away, or refuses.
     """
     with _told(engine), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":  # by itself, each statement would see another one
+            connection.execution_options(isolation_level="REPEATABLE READ")
         yield connection
 
 

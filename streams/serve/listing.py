@@ -165,8 +165,8 @@ CSV_COLUMNS: Final = (
     "end_lon",
     *_METRICS,
 )
-# What a spreadsheet takes for a formula, or skips before it looks for one.
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", " ", "|", "%")
+# What a spreadsheet takes for a formula (some take full-width signs for the others), or skips before it looks for one.
+_FORMULA: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\t", "\r", "\n", " ", "|", "%")
 
 
 def csv_lines(views: Iterable[bytes], *, head: bool) -> bytes:

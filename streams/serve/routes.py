@@ -41,6 +41,8 @@ _JSON: Final = "application/json"
 _GEO_JSON: Final = "application/geo+json"
 _EXPORT_PAGE: Final = 1000
 _UNTIL_PROJECTED: Final = 40  # twentieths of a second
+# Seconds, for finding a trip in Kafka and having it deleted.
+_LONGEST_DELETION: Final = 30.0
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -251,7 +253,7 @@ async def delete_trip(request: Request, trip_id: TripId) -> Response:
     if found.status == DELETED:
         return _deletion(trip_id, orjson.loads(found.view)["deleted_at"], status=200)
     try:
-        async with request.app.state.deleting:
+        async with asyncio.timeout(_LONGEST_DELETION), request.app.state.deleting:
             done = await request.app.state.delete(trip_id, orjson.loads(found.view)["vehicle_id"])
     except UnknownTripError:
         raise _unknown() from None
@@ -259,6 +261,12 @@ async def delete_trip(request: Request, trip_id: TripId) -> Response:
         _log.error("a trip could not be deleted", trip_id=trip_id, reason=str(error))
         raise ProblemError(
             503, "Kafka does not take it. Try again in a moment.", headers={"Retry-After": "5"}
+        ) from None
+    except TimeoutError:
+        raise ProblemError(
+            503,
+            "It takes too long to find the trip in Kafka. Try again, or `trips delete`.",
+            headers={"Retry-After": "30"},
         ) from None
     if done.state == "requested":
         return _deletion(trip_id, done.requested_at, status=202)

@@ -52,6 +52,15 @@ def empty(engine):
         begin_anew(connection)
 
 
+def test_who_reads_sees_one_state_of_the_database(engine):
+    with reading(engine) as connection:
+        assert connection.execute(select(trips.c.id)).all() == []
+        project(engine, [announcement("TripStarted")])
+        assert connection.execute(select(vehicles.c.id)).all() == []
+    with reading(engine) as connection:
+        assert len(connection.execute(select(vehicles.c.id)).all()) == 1
+
+
 def test_the_tables_are_those_that_the_migrations_make(engine):
     with reading(engine) as connection:
         context = MigrationContext.configure(connection, opts={"version_table": "schema_version"})

@@ -1,5 +1,6 @@
 """What is asked and answered, on both databases."""
 
+import asyncio
 import csv
 import io
 import itertools
@@ -299,6 +300,18 @@ def test_deleting_answers_what_became_of_it(database, make_read_side, outcome, s
     assert "secret place" not in answer.text
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_deleting_does_not_take_for_ever(database, make_read_side, monkeypatch):
+    async def delete(*_):
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr("streams.serve.routes._LONGEST_DELETION", 0.05)
+    side = make_read_side(database, delete=delete)
+    side.say(announcement("TripDataReady"))
+    answer = side.client("delete").delete(f"/trips/{trip_id('v1', DAY)}")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+
+
 def test_deleting_an_unknown_trip_asks_nobody(fleet_of):
     assert fleet_of[1].delete(f"/trips/{trip_id('v9', DAY)}").status_code == 404
 
@@ -334,7 +347,19 @@ def test_a_vehicle_on_a_trip_and_its_end(read_side):
 
 
 def test_an_export_has_all_that_the_filter_lets_through(read_side):
-    vehicles = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '"quoted", with\nlines', "plain", "ünï", "'x"]
+    vehicles = [
+        "=1+1",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "\uff1d1",
+        '"quoted", with\nlines',
+        "plain",
+        "ünï",
+        "'x",
+    ]
     starts = [DAY + number * MINUTE for number in range(2 * len(vehicles))]
     read_side.say(
         *(
@@ -342,11 +367,13 @@ def test_an_export_has_all_that_the_filter_lets_through(read_side):
             for vehicle, start in zip(vehicles * 2, starts, strict=True)
         )
     )
-    answer = read_side.client("read").get("/trips/export.csv", order="asc", start_before=at(starts[10]))
+    answer = read_side.client("read").get("/trips/export.csv", order="asc", start_before=at(starts[11]))
     assert answer.headers["content-type"] == "text/csv; charset=utf-8; header=present"
-    assert answer.content.count(b"\r\n") == 11
+    assert answer.content.count(b"\r\n") == 12
     rows = list(csv.DictReader(io.StringIO(answer.content.decode(), newline="")))
-    assert [row["vehicle_id"] for row in rows] == [f"'{name}" if name[0] in "=+-@\t\r" else name for name in vehicles]
+    assert [row["vehicle_id"] for row in rows] == [
+        f"'{name}" if name[0] in "=+-@\t\r\uff1d" else name for name in vehicles
+    ]
     assert rows[0]["start_lat"] == "-33.9"  # a number is no formula
     assert rows[0]["flags"] == "DATA_GAP POSITION_JUMPS"
     assert rows[0]["duration_in_ms"] == "600000"

@@ -37,6 +37,8 @@ _BURST: Final = 2
 _CALLERS: Final = 10_000
 # Guessing is not promising, but noisy: a second, per address.
 _WRONG_KEYS: Final = 50
+# So many keys are looked up at once: whoever guesses must not take the database from those who ask.
+_LOOK_UPS: Final = 2
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="ignition-trips"'}
 _EVERYTHING: Final = ApiKey(id="nobody", name="development", scopes=frozenset(SCOPES), created_at=0)
 _LOOPBACK_HOST: Final = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
@@ -95,6 +97,7 @@ class Gate:
         self._open = open_on_loopback
         self._opened = (-math.inf, False)
         self._rates, self._wrong = RateLimit(rate), RateLimit(_WRONG_KEYS)
+        self._looking = asyncio.Semaphore(_LOOK_UPS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or refuse it."""
@@ -157,7 +160,8 @@ class Gate:
         try:
             return self._keys.remembered(token)
         except KeyError:
-            return await anyio.to_thread.run_sync(self._keys.find, token)
+            async with self._looking:
+                return await anyio.to_thread.run_sync(self._keys.find, token)
 
     async def _is_open(self, host: str) -> bool:
         # A web page that the developer visits must not ask in the name of some host that leads here.

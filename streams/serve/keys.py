@@ -144,7 +144,9 @@ class KeyStore:
             row = connection.execute(select(api_keys).where(api_keys.c.id == match[1])).first()
         found = None if row is None else (_key(row), row.hash)
         if len(self._known) >= _REMEMBERED:
-            self._known.clear()
+            # Those that there are stay, however many are guessed.
+            there = {name: known for name, known in dict(self._known).items() if known[1] is not None}
+            self._known = there if len(there) < _REMEMBERED else {}
         self._known[match[1]] = time.monotonic(), found
         return _proven(token, found)
 

@@ -1,5 +1,6 @@
 """Who may ask: on every route, whatever it is."""
 
+import asyncio
 import time
 
 import pytest
@@ -175,6 +176,32 @@ def test_what_another_process_revokes_is_refused_within_two_seconds(here, monkey
     now = time.monotonic()
     monkeypatch.setattr("streams.serve.keys.time.monotonic", lambda: now + 2.1)
     assert client.get("/trips").status_code == 401
+
+
+def test_however_many_keys_are_guessed_few_are_looked_up_at_once_and_right_ones_are_not_forgotten(here, monkeypatch):
+    key, token = here.keys.create("one", ["read"])
+    assert here.client(Authorization=f"Bearer {token}").get("/trips").status_code == 200
+    asked, find, looking, most = [], here.keys.find, [], []
+
+    def slowly(key):
+        looking.append(key)
+        most.append(len(looking))
+        time.sleep(0.01)
+        asked.append(key)
+        looking.remove(key)
+        return find(key)
+
+    monkeypatch.setattr("streams.serve.keys._REMEMBERED", 8)
+    monkeypatch.setattr(here.keys, "find", slowly)
+    guesses = [f"trips_{number:010}_{'x' * 43}" for number in range(20)]
+
+    async def guess():
+        await asyncio.gather(*(here.client(Authorization=f"Bearer {one}")._request("GET", "/trips") for one in guesses))
+
+    asyncio.run(guess())
+    assert len(asked) == 20
+    assert max(most) <= 2
+    assert key.id in here.keys._known
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------

@@ -250,6 +250,12 @@ class Machine:
         """The trip that is on, or whose end may yet be revoked, is deleted; what it was is told by :meth:`skip`."""
         self.phase, self.ride, self.remembered = Phase.OFF, None, None
 
+    def close_deleted(self, instant: int) -> None:
+        """The trigger went off at the end of the deleted trip that was skipped last."""
+        if self.last == instant and self.phase is Phase.DELETED:
+            self.phase = TRANSITIONS[self.phase][Event.OFF].phase
+            self.known[self.rules.trigger] = (instant, 0)
+
     def forget_known(self, start: int, end: int) -> None:
         """Of a deleted trip that is over, the values of the last known samples, but for the trigger's state."""
         for name, (instant, _) in self.known.items():

@@ -13,6 +13,7 @@ that stands.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
@@ -240,6 +241,9 @@ class Vehicle:
         newest_added: int | None = None
         urgent = False
         for given in rows:
+            if not given[1]:  # it has told that a deleted trip is over
+                newest_added = given[0]
+                continue
             row: Row | None = given
             if given[1] >> FLOW_ID_BIT & 1:
                 row = self._with_own_flow_id(given)
@@ -272,14 +276,34 @@ class Vehicle:
         """Without those inside of deleted trips; what is not known of them is refused, and counted."""
         outside: list[Row] = []
         for row in rows:
-            if not any(hole.covers(row[0]) and hole.end >= horizon for hole in self._holes):
+            hole = next((hole for hole in self._holes if hole.covers(row[0]) and hole.end >= horizon), None)
+            if hole is None:
                 outside.append(row)
-            elif self.on_refused is not None:
+                continue
+            if hole.trigger_on and row[0] == hole.end and row_items(row).get(self._rules.trigger) == 0:
+                self._close(hole)
+                outside.append((row[0], 0, ()))
+            if self.on_refused is not None:
                 last = self._last_known()
                 items = row_items(row)
                 items.pop(FLOW_ID_BIT, None)
                 self.on_refused(sum(last.get(name) != (row[0], value) for name, value in items.items()))
         return outside
+
+    def _close(self, hole: Hole) -> None:
+        """The trigger went off at the very instant up to which a trip that was on is deleted: the next ON counts."""
+        name, base = self._rules.trigger, Machine.unpack(self._base, self._rules)
+        if base.last is not None and base.last >= hole.end:
+            base.close_deleted(hole.end)
+            self._base, self._base_changed = base.pack(), True
+            closed = replace(hole, trigger_on=False)
+        else:
+            samples = tuple(sample for sample in hole.samples if sample[0] != name)
+            closed = replace(hole, trigger_on=False, samples=(*samples, (int(name), hole.end, 0)))
+        self._holes[self._holes.index(hole)] = closed
+        self._changed_at(hole.start)
+        if self._trigger_at <= hole.end:
+            self._trigger_at, self._trigger_on, self._trigger_gap = hole.end, False, False
 
     def _with_own_flow_id(self, row: Row) -> Row:
         """Without its flow id, unless the row holds an ON of the trigger: only that may start a trip."""

@@ -20,6 +20,7 @@ Where the contract leaves room, this is how it is read:
 - ``ready_delay`` has passed when a sample is at least that much later than the end, or quiet is longer.
 - A hole is where the trip was: the trigger on at its start, and off at its end if an OFF was in it. Otherwise ONs start
   nothing until an OFF or a data gap. A trip whose OFF was before the hole ends there, whatever ``merge_gap`` says.
+- An OFF at the very end of a hole that has none is in it, also when it comes later.
 - The last samples in a hole count for trips after it, at instants up to ``correction_horizon`` after the sample that
   was the newest when it was dug. Then they are gone, and older ones do not take their place. The hole counts as
   the trip before, if the trip counted.

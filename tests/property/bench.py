@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +170,13 @@ class Expected:
         inside = {
             sample for sample in message.samples for hole in holes if hole.covers(sample[0]) and hole.end >= horizon
         }
+        for number, hole in enumerate(holes):
+            off = (hole.end, self.rules.trigger, 0)
+            if off in inside and hole.off is False:
+                self.holes_before[message.vehicle_id].append(list(holes))
+                others = tuple(sample for sample in hole.samples if sample[1] != self.rules.trigger)
+                holes[number] = replace(hole, off=True, samples=(*others, off))
+                inside.remove(off)
         self.refused += len(inside - {sample for hole in holes for sample in hole.samples})
         applied, late = timeline.offer(sample for sample in message.samples if sample not in inside)
         if late:

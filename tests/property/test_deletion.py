@@ -21,6 +21,13 @@ def streams(draw, **sizes):
     arrivals = draw(st.one_of(drives(of), drives(of), drives(of), anyhow(of, **sizes)))
     places = st.integers(0, max(0, len(to_batches(arrivals)) - 1))
     deletions = draw(st.dictionaries(places, st.integers(0, 5), min_size=1, max_size=5))
+    if draw(st.booleans()):
+        # The trigger goes off at the instant of the newest sample, but that comes after a trip that was on is deleted.
+        stop = to_batches(arrivals)[draw(st.sampled_from(sorted(deletions)))].stop if arrivals else 0
+        of_v1 = [arrival.message.samples for arrival in arrivals[:stop] if arrival.message.vehicle_id == "V1"]
+        at = max((sample[0] for samples in of_v1 for sample in samples), default=None)
+        if at is not None:
+            arrivals.insert(stop, Arrival(Message(((at, of.trigger, 0),), at=at)))
     return of, arrivals, deletions
 
 

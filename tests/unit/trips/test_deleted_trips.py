@@ -126,6 +126,39 @@ case(
     """,
 )
 case(
+    "an_off_of_the_very_instant_up_to_which_it_is_deleted_still_counts",
+    """
+    07:50:00 OFF
+    08:00:00 ON
+      > TripStarted 08:00:00
+    08:05:00 speed=50
+    delete 08:00:00
+      > TripDeleted 08:00:00 trips=delete
+    08:05:00 OFF
+    08:05:00 OFF speed=60
+    restart
+    08:20:00 ON
+      > TripStarted 08:20:00
+    """,
+)
+case(
+    "also_of_a_trip_that_began_behind_the_horizon",
+    """
+    07:50:00 OFF
+    08:00:00 ON
+      > TripStarted 08:00:00
+    08:30:00 speed=50
+    09:10:00 speed=50
+    09:20:00 speed=50
+    delete 08:00:00
+      > TripDeleted 08:00:00 trips=delete
+    09:20:00 OFF
+    09:25:00 ON
+      > TripStarted 09:25:00
+    """,
+    correction_horizon_ms=HOUR,
+)
+case(
     "after_a_data_gap_an_on_is_of_another_trip",
     """
     07:50:00 OFF

@@ -35,6 +35,9 @@ class PushDeadLetter(Part):
 
     id: ShortText = Field(description="Of the delivery; the same at every attempt: webhook-id.")
     subscription: ShortText
+    subscription_uid: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] = Field(
+        description="Another one each time that a subscription is added, whatever its name."
+    )
     reason: str = Field(min_length=1, description="Why it was given up, for people.")
     discarded_at: UtcTimestamp
     due_since: UtcTimestamp = Field(description="When it came to be due.")

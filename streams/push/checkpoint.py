@@ -78,6 +78,7 @@ def dead_letter(letter: Letter, partition: int, max_size: int) -> Message:
     value = {
         "id": delivery.id,
         "subscription": delivery.subscription,
+        "subscription_uid": delivery.uid,
         "reason": letter.reason,
         "discarded_at": rfc3339(letter.at_ms),
         "due_since": rfc3339(delivery.created_ms),

@@ -236,8 +236,9 @@ def retry(
 ) -> None:
     """Deliver again what was discarded, with the same ids.
 
-    DELIVERY: ids from the dead letters or from `trips push report`. What was told of a trip that has been deleted
-    since is not delivered any more.
+    DELIVERY: ids from the dead letters or from `trips push report`. To the subscription that it was due to, if it
+    still asks for it; another one that was added under its name later is told nothing. What was told of a trip that
+    has been deleted since is not delivered any more.
     """
     from streams.push.report import request_retries
 
@@ -245,7 +246,7 @@ def retry(
         raise UsageError("say what: ids of deliveries, or --subscription ID, or --all")
     count, missing = _run(request_retries(_settings(debug, bootstrap_servers), subscription=subscription, ids=ids))
     for one in missing:
-        click.echo(f"{one} is not in the dead letters, or its subscription is gone", err=True)
+        click.echo(f"{one} is not in the dead letters, or its subscription is gone or does not ask for it", err=True)
     click.echo(f"{count} to be delivered again", err=True)
     if missing:
         raise TripsError("not all of them were found")

@@ -90,7 +90,7 @@ class Retry:
 
     Attributes:
         partition: whose business it is.
-        uid: of the subscription as it is now.
+        uid: of the subscription that it was due to: another one of the same name is not told.
     """
 
     partition: int
@@ -329,26 +329,30 @@ class PushProcessor:
             oldest = min(some.values(), key=_created)
             yield oldest.subscription, len(some), oldest.created_ms
 
-    def request(self, offset: int, retry: Retry | None) -> None:
+    def request(self, offset: int, retry: Retry) -> str | None:
         """Take in a request to deliver something again.
 
         Args:
             offset: of the request; one that was applied before changes nothing.
-            retry: what for; None: it cannot be read.
+            retry: what for.
+
+        Returns:
+            Why it is not followed; None: it is, or was before.
         """
         if offset < self.requests:
-            return
+            return None
         self.requests = offset + 1
         self._touched = True
-        if retry is None:
-            return
-        known = any(entry.uid == retry.uid for entry in self._book.entries.values())
-        if not known:
-            return
+        entry = self._book.by_uid(retry.uid)
+        if entry is None:
+            return "the subscription is gone"
+        if not self._book.asks_for(entry, retry.event.type, retry.event.vehicle_id):
+            return "the subscription is not about such an event, or not about this vehicle"
         if retry.event.type != "TripDeleted" and retry.event.trip_id in self._deleted:
             self._totals(retry.uid, retry.subscription).erased += 1
-            return
-        self._add(retry.offset, retry.uid, retry.subscription, retry.event, retry.payload.encode())
+            return "the trip was deleted"
+        self._add(retry.offset, retry.uid, entry.definition.id, retry.event, retry.payload.encode())
+        return None
 
     def settle(self, delivery: Delivery, profile: str, outcome: Outcome) -> None:
         """An attempt has ended.

@@ -24,7 +24,17 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["JITTER", "MAX_RETRY_AFTER_S", "RETRIES", "Request", "delay_s", "drivequant", "retry_after_s", "standard"]
+__all__ = [
+    "JITTER",
+    "MAX_RETRY_AFTER_S",
+    "RETRIES",
+    "Request",
+    "WrongEventError",
+    "delay_s",
+    "drivequant",
+    "retry_after_s",
+    "standard",
+]
 
 DAY: Final = 86_400
 JITTER: Final = 0.1
@@ -35,6 +45,10 @@ RETRIES: Final[dict[str, tuple[int, ...]]] = {
     "standard": (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),
 }
 """Seconds from each attempt that failed to the next. One attempt more than there are numbers."""
+
+
+class WrongEventError(Exception):
+    """An announcement that the profile has no request for."""
 
 
 class Request(NamedTuple):
@@ -50,8 +64,14 @@ def drivequant(payload: bytes, authorization: str | None) -> Request:
     Args:
         payload: the TripDeleted.
         authorization: the value of the header.
+
+    Raises:
+        WrongEventError: it is something else: it would say of a trip that is there that it was deleted.
     """
-    data = orjson.loads(payload)["data"]
+    announcement = orjson.loads(payload)
+    event, data = announcement["metadata"]["type"], announcement["data"]
+    if event not in ("TripDeleted", "PushTest"):
+        raise WrongEventError(f"the profile drivequant tells of TripDeleted only, and not of {event}")
     body = {
         "itinId": data["trip"]["id"],
         "event": "TRIP_DELETION",

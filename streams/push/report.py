@@ -21,10 +21,10 @@ from streams.trips.state import open_value
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from streams.push.subscriptions import Entry
+    from streams.push.subscriptions import Book, Entry
     from streams.settings import Settings
 
-__all__ = ["Line", "describe_subscription", "report", "request_retries"]
+__all__ = ["Line", "can_be_retried", "describe_subscription", "report", "request_retries"]
 
 
 @dataclass
@@ -146,6 +146,17 @@ def describe_subscription(entry: Entry) -> dict[str, Any]:
     }
 
 
+def can_be_retried(book: Book, letter: dict[str, Any]) -> bool:
+    """Whether what was given up may still be delivered: to the subscription that it was due to, and to no other."""
+    entry = book.by_uid(letter.get("subscription_uid", ""))
+    event = letter["event"]
+    return (
+        entry is not None
+        and letter.get("payload") is not None
+        and book.asks_for(entry, event["type"], event["vehicle_id"])
+    )
+
+
 async def request_retries(
     settings: Settings, *, subscription: str | None, ids: Collection[str]
 ) -> tuple[int, list[str]]:
@@ -174,10 +185,9 @@ async def request_retries(
     wanted = [
         letter
         for letter in letters.values()
-        if letter["subscription"] in book.entries
+        if can_be_retried(book, letter)
         and subscription in (None, letter["subscription"])
         and (not ids or letter["id"] in ids)
-        and letter.get("payload") is not None
     ]
     producer = AIOKafkaProducer(**settings.client(), acks="all", enable_idempotence=True, max_request_size=4 * 2**20)
     try:
@@ -187,7 +197,7 @@ async def request_retries(
             retry = Retry(
                 partition=event["partition"],
                 offset=event["offset"],
-                uid=book.entries[letter["subscription"]].uid,
+                uid=letter["subscription_uid"],
                 subscription=letter["subscription"],
                 event=Event(event["id"], event["type"], event["trip_id"], event["vehicle_id"]),
                 payload=letter["payload"],

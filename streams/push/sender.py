@@ -96,7 +96,7 @@ class Endpoint:
                 status, retry_after = await self._post(headers, request.body)
         except CredentialError as reason:
             error, made = str(reason), False
-        except (RefusedUrlError, RefusedAddressError) as reason:
+        except (RefusedUrlError, RefusedAddressError, profiles.WrongEventError) as reason:
             error = f"refused: {reason}"
         except TimeoutError:
             error = f"no answer within {self.subscription.limits.timeout:g} s"

@@ -234,6 +234,14 @@ class Book:
             if offset >= entry.begins.get(partition, 0) and self._is_about(entry.definition, vehicle_id):
                 yield entry
 
+    def by_uid(self, uid: str) -> Entry | None:
+        """The subscription as it was added then, whatever there is of its name."""
+        return next((entry for entry in self.entries.values() if entry.uid == uid), None)
+
+    def asks_for(self, entry: Entry, event: str, vehicle_id: str) -> bool:
+        """Whether a subscription is to be told such a thing, as it is defined now."""
+        return event in entry.definition.wanted and self._is_about(entry.definition, vehicle_id)
+
     def _is_about(self, definition: Subscription, vehicle_id: str) -> bool:
         if definition.vehicles and not _matches(vehicle_id, definition.vehicles):
             return False

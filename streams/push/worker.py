@@ -227,7 +227,14 @@ class PushWorker(Worker):
             return
         partition = self.partitions.get(retry.partition)
         if partition is not None:
-            _processor(partition).request(record.offset, retry)
+            refused = _processor(partition).request(record.offset, retry)
+            if refused is not None:
+                _log.warning(
+                    "a request to deliver again is not followed",
+                    subscription=retry.subscription,
+                    event=retry.event.id,
+                    reason=refused,
+                )
             partition.changed()
 
     async def _stop_requests(self) -> None:

@@ -2,7 +2,7 @@ import socket
 import ssl
 
 import pytest
-from endpoint import HttpEndpoint
+from endpoint import HttpEndpoint, announcement
 
 from streams.push.guard import Guard, Policy, RefusedAddressError, RefusedUrlError, shown_url
 from streams.push.sender import Endpoint
@@ -191,7 +191,7 @@ async def attempt(url, names, tmp_path, policy):
     endpoint = Endpoint(
         subscription, policy, tmp_path, ssl.create_default_context(), lambda: 1_772_352_000_000, lookup=names
     )
-    deleted = b'{"data": {"occurred_at": "2026-03-01T08:00:00Z", "trip": {"id": "01T"}}}'
+    _, deleted, _ = announcement(1, event="TripDeleted")
     try:
         return await endpoint.attempt(deleted, "id-one")
     finally:

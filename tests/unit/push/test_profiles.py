@@ -5,11 +5,21 @@ import pytest
 from pushing import AUTHORIZATION, KEY, NEW_SECRET, SECRET
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from streams.push.profiles import DAY, MAX_RETRY_AFTER_S, delay_s, drivequant, drivequant_date, retry_after_s, standard
+from streams.push.profiles import (
+    DAY,
+    MAX_RETRY_AFTER_S,
+    WrongEventError,
+    delay_s,
+    drivequant,
+    drivequant_date,
+    retry_after_s,
+    standard,
+)
 
 
 def deleted(trip_id, occurred_at):
-    return json.dumps({"data": {"occurred_at": occurred_at, "trip": {"id": trip_id}}}).encode()
+    announcement = {"metadata": {"type": "TripDeleted"}, "data": {"occurred_at": occurred_at, "trip": {"id": trip_id}}}
+    return json.dumps(announcement).encode()
 
 
 # -- drivequant --------------------------------------------------------------------------------------------------------
@@ -61,6 +71,12 @@ def test_the_date_has_the_pattern_of_the_seeds(occurred_at, date):
 
 def test_without_a_credential_there_is_no_authorization_header():
     assert "Authorization" not in drivequant(deleted("01T", "2026-01-30T07:23:22Z"), None).headers
+
+
+def test_drivequant_never_says_of_a_trip_that_is_there_that_it_was_deleted():
+    ready = deleted("01T", "2026-01-30T07:23:22Z").replace(b"TripDeleted", b"TripDataReady")
+    with pytest.raises(WrongEventError, match="TripDeleted only, and not of TripDataReady"):
+        drivequant(ready, None)
 
 
 def test_drivequant_tries_once_a_day_thirty_times_whatever_the_endpoint_asks_for():

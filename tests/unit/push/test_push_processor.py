@@ -13,6 +13,7 @@ from streams.errors import StateError
 from streams.push.checkpoint import dead_letter
 from streams.push.deliveries import Attempt, Delivery
 from streams.push.processor import Event, Letter, Outcome, PushProcessor, Retry, read_event
+from streams.push.report import can_be_retried
 from streams.records import Standing
 from streams.trips.state import seal_value
 
@@ -153,11 +154,34 @@ def test_a_request_about_a_deleted_trip_or_a_gone_subscription_is_not_followed()
     one = processor(book_of(STANDARD))
     one.process([record(0, event="TripDeleted", trip="01T")])
     one.take()
-    one.request(0, Retry(0, 7, "a" * 16, "std", Event("01E", "TripDataReady", "01T", "V"), "{}"))
-    one.request(1, Retry(0, 7, "f" * 16, "std", Event("01E", "TripDataReady", "02T", "V"), "{}"))
+    deleted = Retry(0, 7, "a" * 16, "std", Event("01E", "TripDataReady", "01T", "V"), "{}")
+    gone = Retry(0, 7, "f" * 16, "std", Event("01E", "TripDataReady", "02T", "V"), "{}")
+    assert one.request(0, deleted) == "the trip was deleted"
+    assert one.request(1, gone) == "the subscription is gone"
     output = one.take()
     assert output.scheduled == []
     assert one.totals["a" * 16].erased == 1
+
+
+@pytest.mark.parametrize(
+    ("event", "vehicle", "followed"),
+    [("TripDeleted", "ACME-1", True), ("TripDataReady", "ACME-1", False), ("TripDeleted", "BUS-1", False)],
+)
+def test_a_subscription_is_told_again_what_it_asks_for_and_nothing_else(event, vehicle, followed):
+    deletions = entry(subscription(name="dq", tenant="acme"), uid="b" * 16)
+    one = processor(book_of(deletions, tenants={"acme": ("ACME-*",)}))
+    refused = one.request(0, Retry(0, 7, "b" * 16, "dq", Event("01E", event, "01T", vehicle), "{}"))
+    assert (refused is None) == followed
+    assert len(one.take().scheduled) == followed
+
+
+def test_what_was_given_up_is_for_the_subscription_that_it_was_due_to():
+    delivery = Delivery(1, "a" * 16, "std", "01E", "TripDataReady", "01T", "V", START, START, [], b"{}")
+    letter = json.loads(dead_letter(Letter(delivery, "why", START), 0, 10_000).value)
+    assert can_be_retried(book_of(STANDARD), letter)
+    assert not can_be_retried(book_of(entry(STANDARD.definition, uid="c" * 16)), letter)  # added anew
+    assert not can_be_retried(book_of(entry(subscription(name="std"), uid="a" * 16)), letter)  # of deletions only
+    assert not can_be_retried(book_of(STANDARD), {**letter, "payload": None})
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b"null", b'{"partition": 0}', b"\xff", b'{"event": 3}'])

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 
 from streams.errors import StateError
-from streams.status.rules import CLOSED, TERMINAL, TRANSITIONS, State, refusal
+from streams.status.rules import TERMINAL, TRANSITIONS, State, refusal
 from streams.trips.identity import event_id
 
 if TYPE_CHECKING:
@@ -244,13 +244,10 @@ class Book:
         plan.state, plan.updated, plan.changed = after, body.time_ms, at_ms
         plan.applied = [*plan.applied[1 - _REMEMBERED :], mark]
         if after is not before:
-            if after in CLOSED:
-                plan.closed = body.time_ms
-            if after is State.IN_PROGRESS:
-                plan.accepted, plan.closed = body.time_ms, None
-            elif after is State.COMPLETED and plan.accepted is None:
+            if after is State.IN_PROGRESS or (after is State.COMPLETED and plan.accepted is None):
                 plan.accepted = body.time_ms  # whoever has completed it has taken it on
             if after in TERMINAL:
+                plan.closed = body.time_ms
                 heapq.heappush(self._due, (self._due_of(plan), plan.id))
         update = {
             "status": int(body.status),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CLOSED", "TERMINAL", "TRANSITIONS", "Cell", "State", "Status", "refusal"]
+__all__ = ["TERMINAL", "TRANSITIONS", "Cell", "State", "Status", "refusal"]
 
 
 class Status(IntEnum):
@@ -41,10 +41,8 @@ class State(Enum):
     CANCELED = "Canceled"
 
 
-TERMINAL: Final = frozenset({State.COMPLETED, State.CANCELED})
-"""Nothing leads out of these."""
-CLOSED: Final = TERMINAL | {State.REJECTED}
-"""Trips that begin from here on are not of the plan."""
+TERMINAL: Final = frozenset({State.REJECTED, State.COMPLETED, State.CANCELED})
+"""Nothing leads out of these, and trips that begin from here on are not of the plan."""
 
 
 class Cell(NamedTuple):
@@ -90,11 +88,11 @@ TRANSITIONS: Final[Mapping[State, Mapping[Status, Cell]]] = {
         Status.CANCELED: _seed(State.CANCELED),
     },
     State.REJECTED: {
-        Status.RECEIVED: _ours(State.REJECTED),
-        Status.ACCEPTED: _ours(State.IN_PROGRESS),
+        Status.RECEIVED: _ours(None),
+        Status.ACCEPTED: _ours(None),
         Status.REJECTED: _ours(State.REJECTED),
         Status.COMPLETED: _ours(None),
-        Status.CANCELED: _seed(State.CANCELED),
+        Status.CANCELED: _ours(None),
     },
     State.COMPLETED: {
         Status.RECEIVED: _ours(None),

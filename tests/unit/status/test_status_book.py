@@ -242,11 +242,17 @@ def test_a_plan_that_was_completed_without_having_been_accepted_was_taken_on():
     assert set(told.links()) == {trip_id(8)}
 
 
-def test_a_plan_that_is_accepted_again_gets_the_trips_in_between():
-    told = Told().all(plan(), update("accepted", 7), update("rejected", 8), trip("TripStarted", 9))
-    assert told.links() == {}
-    told(update("accepted", 10))
-    assert set(told.links()) == {trip_id(9)}
+@pytest.mark.parametrize("status", ["received", "accepted", "completed", "canceled"])
+def test_a_plan_that_was_rejected_stays_so_and_gets_no_trip_that_began_later(status):
+    told = Told().all(plan(), update("accepted", 7), trip("TripStarted", 7.5), update("rejected", 8))
+    told(trip("TripStarted", 9))
+    assert told(update(status, 10)) == {
+        "outcome": "refused",
+        "text": f"Can't perform modification action '{status.capitalize()}' if a trip has been 'Rejected'.",
+    }
+    assert set(told.links()) == {trip_id(7.5)}
+    assert told(update("rejected", 10)) == {"outcome": "applied"}
+    assert set(told.links()) == {trip_id(7.5)}
 
 
 def test_of_two_plans_the_one_accepted_last_before_the_trip_has_it():
@@ -322,8 +328,9 @@ def test_a_deleted_trip_stays_deleted_and_nothing_but_its_id_is_kept():
 # -- keeping -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_closed_plan_expires_after_its_last_change_an_open_one_after_its_window():
-    told = Told().all(plan("A"), plan("B", end=60), update("completed", 10), trip("TripStarted", 8))
+@pytest.mark.parametrize("closing", ["rejected", "completed", "canceled"])
+def test_a_closed_plan_expires_after_its_last_change_an_open_one_after_its_window(closing):
+    told = Told().all(plan("A"), plan("B", end=60), update(closing, 10), trip("TripStarted", 8))
     assert told.expire(10 + 30 * 24 - 0.001) == 0
     assert told.expire(10 + 30 * 24) == 1
     assert told.expire(60 + 30 * 24 - 0.001) == 0
@@ -402,7 +409,7 @@ def same(book, other):
 
 UPDATES = {
     "A": [update("accepted", 7), update("completed", 11)],
-    "B": [update("accepted", 9, tms="B"), update("rejected", 10, tms="B"), update("accepted", 12, tms="B")],
+    "B": [update("received", 8, tms="B"), update("accepted", 9, tms="B"), update("rejected", 12, tms="B")],
 }
 TRIPS = [
     trip("TripStarted", 8),

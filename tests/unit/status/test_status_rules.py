@@ -2,14 +2,14 @@
 
 import pytest
 
-from streams.status.rules import CLOSED, TERMINAL, TRANSITIONS, State, Status, refusal
+from streams.status.rules import TERMINAL, TRANSITIONS, State, Status, refusal
 
 #               Received        Accepted      Rejected     Completed     Canceled
 EXPECTED = {
     "Planned": ("Received", "InProgress", "Rejected", "Completed", "Canceled"),
     "Received": ("Received", "InProgress", "Rejected", "Completed", "Canceled"),
     "InProgress": ("InProgress", "InProgress", "Rejected", "Completed", "Canceled"),
-    "Rejected": ("Rejected", "InProgress", "Rejected", None, "Canceled"),
+    "Rejected": (None, None, "Rejected", None, None),
     "Completed": (None, None, None, "Completed", None),
     "Canceled": (None, None, None, None, "Canceled"),
 }
@@ -39,8 +39,7 @@ def test_the_table_is_whole():
 
 
 def test_nothing_leads_out_of_a_terminal_state():
-    assert {State.COMPLETED, State.CANCELED} == TERMINAL
-    assert TERMINAL | {State.REJECTED} == CLOSED
+    assert {State.REJECTED, State.COMPLETED, State.CANCELED} == TERMINAL
     for state in TERMINAL:
         assert {cell.to for cell in TRANSITIONS[state].values()} == {state, None}
 

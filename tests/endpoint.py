@@ -37,8 +37,9 @@ class HttpEndpoint:
     """Listens for as long as the block lasts.
 
     Args:
-        answer: what is done with a request: a status; (status, headers); or ``hang``, ``cut`` (in the middle of the
-            body), ``flood`` (1 GB), ``close`` (without an answer), ``garbage``, ``drip`` (headers without an end).
+        answer: what is done with a request: a status; (status, headers); (``slow body``, status, headers); or ``hang``,
+            ``cut`` (in the middle of the body), ``flood`` (1 GB), ``close`` (without an answer), ``garbage``, ``drip``
+            (headers without an end).
         tls: a server's context.
     """
 
@@ -123,6 +124,11 @@ class HttpEndpoint:
                     writer.write(chunk)
                     await writer.drain()
                     self.flooded += len(chunk)
+            case ("slow body", status, more):
+                lines = "".join(f"{name}: {value}\r\n" for name, value in more.items())
+                writer.write(f"HTTP/1.1 {status} Something\r\n{lines}Content-Length: 100\r\n\r\nthe r".encode())
+                await writer.drain()
+                await asyncio.Event().wait()
             case (status, more):
                 lines = "".join(f"{name}: {value}\r\n" for name, value in more.items())
                 writer.write(f"HTTP/1.1 {status} Something\r\n{lines}Content-Length: 0\r\n\r\n".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -93,7 +94,9 @@ class Endpoint:
             request = self._request(payload, delivery_id, at_ms // 1000)
             headers = {**request.headers, **({TEST_HEADER: "true"} if is_test else {})}
             async with asyncio.timeout(self.subscription.limits.timeout):
-                status, retry_after = await self._post(headers, request.body)
+                answer = await self._post(headers, request.body)
+            status, retry_after = answer.status, answer.headers.get("Retry-After")
+            await _skim(answer)
         except CredentialError as reason:
             error, made = str(reason), False
         except (RefusedUrlError, RefusedAddressError, profiles.WrongEventError) as reason:
@@ -122,13 +125,12 @@ class Endpoint:
         keys = [signing_key(reference, self._secrets) for reference in one.secrets]
         return profiles.standard(payload, delivery_id, seconds, keys, authorization)
 
-    async def _post(self, headers: dict[str, str], body: bytes) -> tuple[int, str | None]:
+    async def _post(self, headers: dict[str, str], body: bytes) -> aiohttp.ClientResponse:
+        """The answer, as far as its headers."""
         if self._guard is None:
             self._guard = Guard(self.subscription.url, self._policy)
         session = self._connect(self._guard)
-        async with session.post(self._guard.url, data=body, headers=headers, allow_redirects=False) as answer:
-            await _skim(answer)
-            return answer.status, answer.headers.get("Retry-After")
+        return await session.post(self._guard.url, data=body, headers=headers, allow_redirects=False)
 
     def _connect(self, guard: Guard) -> aiohttp.ClientSession:
         if self._session is None:
@@ -155,14 +157,15 @@ class Endpoint:
 
 async def _skim(answer: aiohttp.ClientResponse) -> None:
     """The status has been told, and that is what counts: whatever happens here changes nothing."""
+    left = _READ_AT_MOST
     try:
-        async with asyncio.timeout(_READ_FOR_S):
-            left = _READ_AT_MOST
-            while left > 0 and (some := await answer.content.read(left)):
-                left -= len(some)
-        if left <= 0:
-            answer.close()
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_READ_FOR_S):
+                while left > 0 and (some := await answer.content.read(left)):
+                    left -= len(some)
+                if left > 0:
+                    answer.release()  # that was all of it: the connection may be used again
+    finally:
         answer.close()
 
 

@@ -72,6 +72,18 @@ async def test_success_is_the_status_whatever_becomes_of_the_body(tmp_path):
     assert (outcome.status, outcome.error) == (200, None)
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "gone"), [(200, None, False), (503, "HTTP 503", False), (410, "HTTP 410", True)]
+)
+async def test_a_body_that_does_not_come_takes_nothing_back_of_what_the_headers_said(
+    status, error, gone, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("streams.push.sender._READ_FOR_S", 0.6)  # longer than the attempt may take
+    answer = ("slow body", status, {"Retry-After": "7"})
+    outcome, _ = await attempt(answer, tmp_path, profile="standard")
+    assert (outcome.error, outcome.gone, outcome.retry_after_s) == (error, gone, 7.0)
+
+
 async def test_a_gigabyte_is_not_read(tmp_path):
     outcome, server = await attempt("flood", tmp_path)
     assert (outcome.status, outcome.error) == (200, None)

@@ -28,7 +28,9 @@ __all__ = ["Endpoint", "ssl_context"]
 # An answer's body does not matter. So much of it is read that a connection can be used again, and no more.
 _READ_AT_MOST: Final = 16 * 1024
 _READ_FOR_S: Final = 2.0
-_IDLE_S: Final = 30.0
+# A connection that an endpoint closes while we send on it anew fails the attempt. Common servers keep idle ones for 5 s
+# and more.
+_IDLE_S: Final = 4.0
 _AGENT: Final = "ignition-trips-push/1"
 TEST_HEADER: Final = "X-Ignition-Trips-Test"
 
@@ -135,13 +137,16 @@ class Endpoint:
     def _connect(self, guard: Guard) -> aiohttp.ClientSession:
         if self._session is None:
             self._resolver = GuardedResolver(guard, self._lookup)
+            is_daily = self.subscription.profile == "drivequant"
             connector = aiohttp.TCPConnector(
                 resolver=self._resolver,
                 use_dns_cache=False,
                 socket_factory=guard.socket,
                 ssl=self._trust,
                 limit=0,  # the dispatcher's business
-                keepalive_timeout=_IDLE_S,
+                # An attempt that failed costs a day with drivequant, and deletions are rare: a new connection each.
+                force_close=is_daily,
+                keepalive_timeout=None if is_daily else _IDLE_S,
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,

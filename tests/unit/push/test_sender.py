@@ -100,11 +100,24 @@ async def test_nobody_listens(tmp_path):
 
 async def test_a_connection_is_used_again(tmp_path):
     async with HttpEndpoint() as server:
-        one = sender(subscription(server.url), tmp_path)
+        one = sender(subscription(server.url, profile="standard"), tmp_path)
         for _ in range(3):
             assert (await one.attempt(DELETED, "id-one")).error is None
         await one.close()
         assert [request.connection for request in server.requests] == [1, 1, 1]
+
+
+async def test_a_connection_that_the_endpoint_gives_up_costs_drivequant_no_attempt_and_no_day(tmp_path):
+    """As when it closes an idle one in the moment in which the next request is sent."""
+    async with HttpEndpoint(lambda request: "close" if request in again() else 200) as server:
+
+        def again():
+            seen = [request.connection for request in server.requests]
+            return [one for number, one in enumerate(server.requests) if one.connection in seen[:number]]
+
+        one = sender(subscription(server.url), tmp_path)
+        assert [(await one.attempt(DELETED, "id-one")).error for _ in range(3)] == [None] * 3
+        await one.close()
 
 
 async def test_cookies_are_not_kept(tmp_path):

@@ -35,7 +35,7 @@ from streams.app import (
     work,
 )
 from streams.delivery.checkpoint import Destinations
-from streams.errors import TripsError, UsageError
+from streams.errors import ClusterError, TripsError, UsageError
 from streams.push.book import BookReader, sync
 from streams.push.dispatcher import SystemClock
 from streams.push.guard import Policy
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from streams.settings import Settings
     from streams.topics import Found
 
-__all__ = ["build_app", "run_push_worker"]
+__all__ = ["build_app", "follow_file", "run_push_worker"]
 
 _log = structlog.get_logger(__name__)
 
@@ -164,7 +164,7 @@ async def _run(settings: Settings) -> int:
         reader.changed = worker.book_changed
         worker.begin(reader.follow())
         if settings.push_file is not None:
-            worker.begin(_follow_file(settings, settings.push_file, seen))
+            worker.begin(follow_file(settings, settings.push_file, seen))
         async with serve_health(worker, settings.http_host, settings.push_http_port, variable="TRIPS_PUSH_HTTP_PORT"):
             watch = asyncio.create_task(end_when_refused(worker, settings, client))
             try:
@@ -175,19 +175,22 @@ async def _run(settings: Settings) -> int:
         await reader.close()
 
 
-async def _follow_file(settings: Settings, path: Path, seen: object) -> None:
-    """Take the file in whenever it changes. One that is wrong changes nothing."""
+async def follow_file(settings: Settings, path: Path, seen: object) -> None:
+    """Take the file in whenever it changes. One that is wrong changes nothing; brokers that are away are waited for."""
     while True:
         await asyncio.sleep(_LOOK_AT_FILE_EVERY)
         now = _look(path)
         if now == seen:
             continue
-        seen = now
         try:
             if await sync(settings, read_file(path)):
                 _log.info("subscriptions taken from the file", path=str(path))
+        except ClusterError as error:
+            _log.warning("the file of subscriptions waits for the brokers", error=str(error))
+            continue
         except TripsError as error:
             _log.error("the file of subscriptions changes nothing", error=str(error))
+        seen = now
 
 
 def _look(path: Path | None) -> object:

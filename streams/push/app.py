@@ -38,7 +38,7 @@ from streams.delivery.checkpoint import Destinations
 from streams.errors import ClusterError, TripsError, UsageError
 from streams.push.book import BookReader, sync
 from streams.push.dispatcher import SystemClock
-from streams.push.guard import Policy
+from streams.push.guard import Guard, Policy, RefusedAddressError, RefusedUrlError
 from streams.push.metrics import PushMetrics
 from streams.push.processor import PushProcessor
 from streams.push.sender import Endpoint, ssl_context
@@ -53,11 +53,11 @@ from streams.runtime.worker import App
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from streams.push.subscriptions import Subscription
+    from streams.push.subscriptions import PushFile, Subscription
     from streams.settings import Settings
     from streams.topics import Found
 
-__all__ = ["build_app", "follow_file", "run_push_worker"]
+__all__ = ["build_app", "follow_file", "read_checked", "run_push_worker"]
 
 _log = structlog.get_logger(__name__)
 
@@ -155,7 +155,7 @@ async def _run(settings: Settings) -> int:
     )
     seen = _look(settings.push_file)
     if settings.push_file is not None:
-        await sync(settings, read_file(settings.push_file))
+        await sync(settings, read_checked(settings, settings.push_file))
     reader = BookReader(settings)
     try:
         await reader.start()
@@ -183,7 +183,7 @@ async def follow_file(settings: Settings, path: Path, seen: object) -> None:
         if now == seen:
             continue
         try:
-            if await sync(settings, read_file(path)):
+            if await sync(settings, read_checked(settings, path)):
                 _log.info("subscriptions taken from the file", path=str(path))
         except ClusterError as error:
             _log.warning("the file of subscriptions waits for the brokers", error=str(error))
@@ -191,6 +191,21 @@ async def follow_file(settings: Settings, path: Path, seen: object) -> None:
         except TripsError as error:
             _log.error("the file of subscriptions changes nothing", error=str(error))
         seen = now
+
+
+def read_checked(settings: Settings, path: Path) -> PushFile:
+    """The file, if all that it names may be pushed to as far as a URL tells; addresses of names are checked later.
+
+    Raises:
+        UsageError: it is wrong, or a URL is refused.
+    """
+    file, policy = read_file(path), Policy.of(settings)
+    for one in file.subscriptions:
+        try:
+            Guard(one.url, policy)
+        except (RefusedUrlError, RefusedAddressError) as error:
+            raise UsageError(f"TRIPS_PUSH_FILE={path}: subscription {one.id}: this URL is refused: {error}") from None
+    return file
 
 
 def _look(path: Path | None) -> object:

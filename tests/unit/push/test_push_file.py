@@ -1,39 +1,40 @@
-"""The file of subscriptions, and brokers that are away when it changes."""
-
-import asyncio
+"""The file of subscriptions: what is wrong in it, and brokers that are away when it changes."""
 
 import pytest
 
-from streams.errors import ClusterError
+from streams.errors import ClusterError, UsageError
 from streams.push import app
 from streams.settings import Settings
 
-TENANT = '[tenants]\nacme = ["ACME-*"]\n'
+FILE = """
+[[subscriptions]]
+id = "inside"
+url = "https://169.254.169.254/latest"
+profile = "drivequant"
+"""
 
 
-@pytest.fixture
-def follow(monkeypatch, tmp_path):
-    """Follows a file that has changed, with what comes of each attempt to take it in."""
+class TakenError(Exception):
+    """Ends the test."""
+
+
+async def test_a_file_that_changes_while_the_brokers_are_away_is_taken_in_when_they_are_back(monkeypatch, tmp_path):
+    path, left = tmp_path / "push.toml", [ClusterError("away"), ClusterError("away")]
+    path.write_text('[tenants]\nacme = ["ACME-*"]')
+
+    async def sync(_settings, file):
+        raise left.pop() if left else TakenError(file.tenants)
+
     monkeypatch.setattr(app, "_LOOK_AT_FILE_EVERY", 0.001)
+    monkeypatch.setattr(app, "sync", sync)
+    with pytest.raises(TakenError, match="acme"):
+        await app.follow_file(Settings.given(), path, None)
+
+
+def test_a_url_of_the_file_is_checked_like_that_of_a_command(tmp_path):
     path = tmp_path / "push.toml"
-    path.write_text(TENANT)
-    taken = []
-
-    async def run(*errors):
-        left = list(errors)
-
-        async def sync(_settings, file):
-            if left:
-                raise left.pop(0)
-            taken.append(file.tenants)
-
-        monkeypatch.setattr(app, "sync", sync)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(app.follow_file(Settings.given(), path, None), 0.2)
-        return taken
-
-    return run
-
-
-async def test_a_file_that_changes_while_the_brokers_are_away_is_taken_in_when_they_are_back(follow):
-    assert await follow(ClusterError("away"), ClusterError("away")) == [{"acme": ("ACME-*",)}]
+    path.write_text(FILE)
+    with pytest.raises(UsageError, match=r"push.toml: subscription inside: this URL is refused: 169.254.169.254 is li"):
+        app.read_checked(Settings.given(), path)
+    allowed = Settings.given(push_allowed_networks="169.254.0.0/16")
+    assert app.read_checked(allowed, path).subscriptions[0].id == "inside"

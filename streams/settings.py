@@ -364,7 +364,10 @@ class Settings(BaseSettings):
         "push",
     )
     push_secrets_folder: Path = _setting(
-        Path("/run/secrets"), "Where the files are that subscriptions may name as `file:NAME`.", "a folder", "push"
+        Path("/run/secrets/push"),
+        "Where the files are that subscriptions may name as `file:NAME`: all of them, so nothing else should be there.",
+        "a folder",
+        "push",
     )
     push_allowed_networks: Annotated[str, AfterValidator(_check_places)] = _setting(
         "",

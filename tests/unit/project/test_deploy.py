@@ -285,6 +285,7 @@ def test_credentials_of_pushes_are_files_where_they_are_looked_for():
     assert volume["name"] == mounted["name"]
     assert mounted["readOnly"]
     assert PurePosixPath(mounted["mountPath"]) == PurePosixPath(Settings.model_fields["push_secrets_folder"].default)
+    assert PurePosixPath(mounted["mountPath"]).is_relative_to("/run/secrets/push")  # not where others have theirs
 
 
 def test_the_service_leads_to_where_the_server_answers():

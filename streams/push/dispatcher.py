@@ -199,6 +199,8 @@ class _Lane:
 
     async def _attempt(self, partition: int, delivery: Delivery) -> None:
         entry = self.entry
+        if delivery.gone:  # since the task was made
+            return
         outcome = await self._sender.attempt(delivery.payload, delivery.id)
         self._settle(partition, delivery, entry, outcome)
 

@@ -7,6 +7,7 @@ the same id, and forgets none.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -206,7 +207,7 @@ class PushProcessor:
         self._by_uid: dict[str, dict[bytes, Delivery]] = {}
         self._by_trip: dict[str, dict[bytes, Delivery]] = {}
         self._payloads: dict[int, tuple[bytes, int]] = {}  # with how many deliveries need it
-        self._deleted: dict[str, int] = {}  # oldest first
+        self._deleted: OrderedDict[str, int] = OrderedDict()  # oldest first
         self._changed: dict[bytes, Delivery | Totals | bytes | None] = {}
         self._touched = False
         self._output = PushOutput()
@@ -465,13 +466,12 @@ class PushProcessor:
             if delivery.event != "TripDeleted":
                 self._totals(delivery.uid, delivery.subscription).erased += 1
                 self._remove(delivery, "erased")
+                delivery.payload = b""  # it stands in a queue until it is due, which may be a day
         now = self._now()
         self._deleted.pop(trip_id, None)
         self._deleted[trip_id] = now
         self._changed[DELETED + trip_id.encode()] = msgpack.packb(now)
-        for oldest, at_ms in list(self._deleted.items()):
-            if at_ms > now - _DELETED_KEPT_MS:
-                break
+        while self._deleted[oldest := next(iter(self._deleted))] <= now - _DELETED_KEPT_MS:  # not the new one
             del self._deleted[oldest]
             self._changed[DELETED + oldest.encode()] = None
 

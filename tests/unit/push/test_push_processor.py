@@ -1,5 +1,6 @@
 import itertools
 import json
+from collections import OrderedDict
 
 import msgpack
 import pytest
@@ -102,6 +103,32 @@ def test_that_a_trip_was_deleted_is_forgotten_after_ninety_days():
     time.now += 90 * DAY
     one.process([record(1, event="TripDeleted", trip="OTHER")])
     assert one.take().changes[b"x01T"] is None
+
+
+def test_a_deletion_looks_at_the_oldest_ones_only_however_many_there_were():
+    class Watched(OrderedDict):
+        looked_at = 0
+
+        def __iter__(self):
+            for trip_id in super().__iter__():
+                self.looked_at += 1
+                yield trip_id
+
+        def items(self):
+            return [(trip_id, self[trip_id]) for trip_id in self]
+
+    one = processor(book_of(STANDARD))
+    one._deleted = Watched((f"T{number}", START) for number in range(1000))
+    one.process([record(0, event="TripDeleted", trip="01T")])
+    assert one._deleted.looked_at == 1
+
+
+def test_what_a_deletion_erases_is_not_kept_in_a_queue():
+    one = processor(book_of(STANDARD))
+    one.process([record(0, trip="01T")])
+    (queued,) = one.take().scheduled
+    one.process([record(1, event="TripDeleted", trip="01T")])
+    assert (queued.gone, queued.payload) == (True, b"")
 
 
 def test_a_removed_subscription_is_dropped_and_counted():

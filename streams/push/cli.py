@@ -238,7 +238,8 @@ def retry(
 
     DELIVERY: ids from the dead letters or from `trips push report`. To the subscription that it was due to, if it
     still asks for it; another one that was added under its name later is told nothing. What was told of a trip that
-    has been deleted since is not delivered any more.
+    has been deleted since is not delivered any more. What an earlier retry has asked for is left out, unless it was
+    discarded once more, or is named by its id.
     """
     from streams.push.report import request_retries
 

@@ -90,7 +90,7 @@ class Delivery:
     @property
     def id(self) -> str:
         """The same at every attempt, whoever makes it: the announcement's id, and the subscription."""
-        return f"{self.event_id}-{self.subscription}"
+        return delivery_id(self.event_id, self.subscription)
 
     @property
     def key(self) -> bytes:
@@ -129,6 +129,11 @@ class Delivery:
             due_ms,
             [Attempt(*attempt) for attempt in attempts],
         )
+
+
+def delivery_id(event_id: str, subscription: str) -> str:
+    """See :attr:`Delivery.id`."""
+    return f"{event_id}-{subscription}"
 
 
 def payload_key(offset: int) -> bytes:

@@ -24,6 +24,7 @@ from streams.push.deliveries import (
     Attempt,
     Delivery,
     Totals,
+    delivery_id,
     pack_standing,
     payload_key,
     unpack_standing,
@@ -92,6 +93,7 @@ class Retry:
     Attributes:
         partition: whose business it is.
         uid: of the subscription that it was due to: another one of the same name is not told.
+        discarded_at: when it was given up, as the dead letter says; with its id it says which letter that is.
     """
 
     partition: int
@@ -100,6 +102,12 @@ class Retry:
     subscription: str
     event: Event
     payload: str
+    discarded_at: str
+
+    @property
+    def delivery_id(self) -> str:
+        """See :attr:`Delivery.id`."""
+        return delivery_id(self.event.id, self.subscription)
 
     def record(self) -> bytes:
         """As the value of a Kafka record."""
@@ -111,6 +119,7 @@ class Retry:
                 "subscription": self.subscription,
                 "event": self.event._asdict(),
                 "payload": self.payload,
+                "discarded_at": self.discarded_at,
             }
         )
 

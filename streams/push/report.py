@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -146,13 +147,31 @@ def describe_subscription(entry: Entry) -> dict[str, Any]:
     }
 
 
-def can_be_retried(book: Book, letter: dict[str, Any]) -> bool:
-    """Whether what was given up may still be delivered: to the subscription that it was due to, and to no other."""
+async def _asked_for(settings: Settings) -> set[tuple[str, str]]:
+    """What has been asked for: the ids of deliveries, and when they were given up."""
+    asked = set()
+    async with open_topic(settings, settings.topics.push_requests, from_beginning=True) as consumer:
+        async for record in read_to_end(consumer):
+            with contextlib.suppress(ValueError):
+                retry = Retry.read(record.value or b"")
+                asked.add((retry.delivery_id, retry.discarded_at))
+    return asked
+
+
+def can_be_retried(book: Book, letter: dict[str, Any], asked: Collection[tuple[str, str]] = ()) -> bool:
+    """Whether what was given up may still be delivered: to the subscription that it was due to, and to no other.
+
+    Args:
+        book: the subscriptions.
+        letter: what was given up.
+        asked: what has been asked for: ids of deliveries, and when they were given up.
+    """
     entry = book.by_uid(letter.get("subscription_uid", ""))
     event = letter["event"]
     return (
         entry is not None
         and letter.get("payload") is not None
+        and (letter["id"], letter["discarded_at"]) not in asked
         and book.asks_for(entry, event["type"], event["vehicle_id"])
     )
 
@@ -161,6 +180,8 @@ async def request_retries(
     settings: Settings, *, subscription: str | None, ids: Collection[str]
 ) -> tuple[int, list[str]]:
     """Ask for what was discarded to be delivered again: the same id, and all attempts anew.
+
+    What has been asked for already is not asked for again, unless it was given up once more; but by its id it is.
 
     Args:
         settings: where it all is.
@@ -182,12 +203,13 @@ async def request_retries(
         async for record in read_to_end(consumer):
             letter = orjson.loads(record.value)
             letters[letter["id"]] = letter
+    asked: set[tuple[str, str]] = set() if ids else await _asked_for(settings)
     wanted = [
         letter
         for letter in letters.values()
-        if can_be_retried(book, letter)
-        and subscription in (None, letter["subscription"])
+        if subscription in (None, letter["subscription"])
         and (not ids or letter["id"] in ids)
+        and can_be_retried(book, letter, asked)
     ]
     producer = AIOKafkaProducer(**settings.client(), acks="all", enable_idempotence=True, max_request_size=4 * 2**20)
     try:
@@ -201,6 +223,7 @@ async def request_retries(
                 subscription=letter["subscription"],
                 event=Event(event["id"], event["type"], event["trip_id"], event["vehicle_id"]),
                 payload=letter["payload"],
+                discarded_at=letter["discarded_at"],
             )
             await producer.send_and_wait(
                 settings.topics.push_requests, retry.record(), key=event["vehicle_id"].encode(), partition=0

@@ -214,6 +214,8 @@ class PushWorker(Worker):
             consumer.seek(place, max(begin, applied))
             while True:
                 for records in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
+                    # Somebody may have added a subscription, and asked for something, in one breath.
+                    await self._reader.catch_up()
                     for record in records:
                         self._request(record)
         finally:

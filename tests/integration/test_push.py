@@ -141,6 +141,7 @@ async def test_a_deleted_trip_is_pushed_as_drivequant_does_and_given_up_after_th
         assert await request_retries(settings, subscription="dq", ids=()) == (1, [])
         await endpoint.received(31)
         (line,) = await until(lambda: delivered(settings, 1))
+        assert await request_retries(settings, subscription=None, ids=()) == (0, [])  # it was asked for
         assert (line.discarded, line.waiting) == (1, 0)
         assert worker.stop() == 0
     assert AUTHORIZATION not in worker.output()

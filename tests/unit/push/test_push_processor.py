@@ -162,7 +162,7 @@ def test_too_many_waiting_go_to_the_dead_letters():
 def test_a_request_is_applied_once_and_by_the_partition_that_it_is_for():
     book = book_of(STANDARD)
     one = processor(book)
-    retry = Retry(0, 7, "a" * 16, "std", Event("01E", "TripDataReady", "01T", "V"), '{"x": 1}')
+    retry = Retry(0, 7, "a" * 16, "std", Event("01E", "TripDataReady", "01T", "V"), '{"x": 1}', "then")
     assert Retry.read(retry.record()) == retry
     one.request(3, retry)
     output = one.take()
@@ -181,8 +181,8 @@ def test_a_request_about_a_deleted_trip_or_a_gone_subscription_is_not_followed()
     one = processor(book_of(STANDARD))
     one.process([record(0, event="TripDeleted", trip="01T")])
     one.take()
-    deleted = Retry(0, 7, "a" * 16, "std", Event("01E", "TripDataReady", "01T", "V"), "{}")
-    gone = Retry(0, 7, "f" * 16, "std", Event("01E", "TripDataReady", "02T", "V"), "{}")
+    deleted = Retry(0, 7, "a" * 16, "std", Event("01E", "TripDataReady", "01T", "V"), "{}", "then")
+    gone = Retry(0, 7, "f" * 16, "std", Event("01E", "TripDataReady", "02T", "V"), "{}", "then")
     assert one.request(0, deleted) == "the trip was deleted"
     assert one.request(1, gone) == "the subscription is gone"
     output = one.take()
@@ -197,7 +197,7 @@ def test_a_request_about_a_deleted_trip_or_a_gone_subscription_is_not_followed()
 def test_a_subscription_is_told_again_what_it_asks_for_and_nothing_else(event, vehicle, followed):
     deletions = entry(subscription(name="dq", tenant="acme"), uid="b" * 16)
     one = processor(book_of(deletions, tenants={"acme": ("ACME-*",)}))
-    refused = one.request(0, Retry(0, 7, "b" * 16, "dq", Event("01E", event, "01T", vehicle), "{}"))
+    refused = one.request(0, Retry(0, 7, "b" * 16, "dq", Event("01E", event, "01T", vehicle), "{}", "then"))
     assert (refused is None) == followed
     assert len(one.take().scheduled) == followed
 
@@ -209,6 +209,15 @@ def test_what_was_given_up_is_for_the_subscription_that_it_was_due_to():
     assert not can_be_retried(book_of(entry(STANDARD.definition, uid="c" * 16)), letter)  # added anew
     assert not can_be_retried(book_of(entry(subscription(name="std"), uid="a" * 16)), letter)  # of deletions only
     assert not can_be_retried(book_of(STANDARD), {**letter, "payload": None})
+
+
+def test_what_was_asked_for_is_not_asked_for_again_unless_it_was_given_up_once_more():
+    delivery = Delivery(1, "a" * 16, "std", "01E", "TripDataReady", "01T", "V", START, START, [], b"{}")
+    first, second = (json.loads(dead_letter(Letter(delivery, "why", at), 0, 10_000).value) for at in (START, START + 1))
+    retry = Retry(0, 1, "a" * 16, "std", Event("01E", "TripDataReady", "01T", "V"), "{}", first["discarded_at"])
+    asked = {(retry.delivery_id, retry.discarded_at)}
+    assert not can_be_retried(book_of(STANDARD), first, asked)
+    assert can_be_retried(book_of(STANDARD), second, asked)
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b"null", b'{"partition": 0}', b"\xff", b'{"event": 3}'])
@@ -338,7 +347,7 @@ def test_what_is_restored_is_what_was(steps, cut):
                 one.drop_strangers()
             case "retry":
                 event = Event(f"01R{which}", "TripEnded", f"T{which}", "V")
-                one.request(next(requests), Retry(0, 10_000 + which, "a" * 16, "std", event, "{}"))
+                one.request(next(requests), Retry(0, 10_000 + which, "a" * 16, "std", event, "{}", "then"))
         if number == cut:
             take()
             before = picture(one)

@@ -105,7 +105,7 @@ class _Lane:
         self._woken = asyncio.Event()
         self._tasks: dict[asyncio.Task[None], int] = {}
         self._next_start = 0.0  # monotonic, by the rate
-        self._closing: set[asyncio.Task[Any]] = set()
+        self._closing: dict[asyncio.Task[Any], Sender] = {}
         self._run_task = asyncio.create_task(self._run(), name=f"push lane {entry.definition.id}")
         self._run_task.add_done_callback(self._look_at)
 
@@ -122,12 +122,14 @@ class _Lane:
     def change(self, entry: Entry) -> None:
         """The subscription has changed."""
         before, self.entry = self.entry, entry
+        # What was reckoned with an old rate must not hold up a higher one.
+        self._next_start = min(self._next_start, self._clock.monotonic() + 1 / entry.definition.limits.rate)
         if before.definition != entry.definition:
             sender, self._sender = self._sender, self._new_sender(entry.definition)
             # What is under way with the old one ends with it.
             task = asyncio.create_task(self._close_later(sender, list(self._tasks)))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._closing[task] = sender
+            task.add_done_callback(self._closing.pop)
         self._woken.set()
 
     async def forget(self, partitions: Iterable[int], grace: float) -> None:
@@ -145,10 +147,13 @@ class _Lane:
 
     async def close(self) -> None:
         """End at once."""
-        for task in (self._run_task, *self._tasks, *self._closing):
+        senders = [self._sender, *self._closing.values()]
+        tasks = [self._run_task, *self._tasks, *self._closing]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(self._run_task, *self._tasks, *self._closing, return_exceptions=True)
-        await self._sender.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for sender in senders:
+            await sender.close()
 
     async def _close_later(self, sender: Sender, tasks: list[asyncio.Task[None]]) -> None:
         if tasks:
@@ -230,6 +235,7 @@ class Dispatcher:
         self._settle = settle
         self._fail = fail
         self._lanes: dict[str, _Lane] = {}
+        self._resting: dict[str, Switch] = {}  # what the book does not say yet, by uid
         self._ending: set[asyncio.Task[None]] = set()
 
     @property
@@ -245,7 +251,9 @@ class Dispatcher:
                 entry = self._book.entries.get(delivery.subscription)
                 if entry is None or entry.uid != delivery.uid:
                     continue  # it was removed; the processor drops it
-                lane = self._lanes[delivery.uid] = _Lane(entry, self._new_sender, self._clock, self._settle, self._fail)
+                lane = self._lanes[delivery.uid] = _Lane(
+                    self._as_it_is(entry), self._new_sender, self._clock, self._settle, self._fail
+                )
             if not delivery.gone:
                 lane.put(partition, delivery)
 
@@ -254,18 +262,35 @@ class Dispatcher:
         there = {entry.uid: entry for entry in self._book.entries.values()}
         for uid, lane in list(self._lanes.items()):
             if uid in there:
-                lane.change(there[uid])
+                lane.change(self._as_it_is(there[uid]))
             else:
                 del self._lanes[uid]
+                self._resting.pop(uid, None)
                 task = asyncio.create_task(lane.close())
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)
 
-    def rest(self, uid: str, off: Switch) -> None:
-        """Begin nothing more of a subscription, until the book says so."""
+    def rest(self, uid: str, off: Switch) -> bool:
+        """Begin nothing more of a subscription, whatever the book says, until :meth:`rest_by_book`.
+
+        Returns:
+            Whether there is such a subscription, and it did not rest so before.
+        """
         lane = self._lanes.get(uid)
-        if lane is not None:
-            lane.change(lane.entry.model_copy(update={"off": off}))
+        if lane is None or uid in self._resting:
+            return False
+        self._resting[uid] = off
+        lane.change(self._as_it_is(lane.entry))
+        return True
+
+    def rest_by_book(self, uid: str) -> None:
+        """From now on the book says whether a subscription rests."""
+        self._resting.pop(uid, None)
+        self.book_changed()
+
+    def _as_it_is(self, entry: Entry) -> Entry:
+        off = self._resting.get(entry.uid)
+        return entry if off is None else entry.model_copy(update={"off": off})
 
     async def forget(self, partitions: Iterable[int], grace: float) -> None:
         """The partitions are given up: see :meth:`_Lane.forget`."""

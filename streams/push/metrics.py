@@ -60,6 +60,9 @@ class PushMetrics:
             "Announcements deleted before they were read, that somebody has let us go on without.",
             registry=registry,
         )
+        self._refused = Total(
+            "trips_push_refused_requests", "Requests to deliver again that were not followed.", registry=registry
+        )
         ProcessCollector(registry=registry)
 
     def show(self, worker: PushWorker) -> None:
@@ -86,6 +89,10 @@ class PushMetrics:
         answer = "none" if outcome.status is None else f"{outcome.status // 100}xx"
         self._attempts.labels(subscription, answer if outcome.made else "unsent").inc()
         self._seconds.labels(subscription).observe(outcome.seconds)
+
+    def refused(self) -> None:
+        """A request to deliver something again is not followed."""
+        self._refused.inc()
 
     def rebalanced(self) -> None:
         """Partitions (perhaps none) were assigned."""

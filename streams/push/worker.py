@@ -44,6 +44,8 @@ _log = structlog.get_logger(__name__)
 # Partitions that are given up wait so long for attempts that are under way (seconds); the others are made again.
 _GRACE: Final = 3.0
 _POLL_MS: Final = 500
+# What an endpoint has said of itself is written down again after this, if the brokers did not take it (seconds).
+_DISABLE_AGAIN: Final = 5.0
 # How often failures of one subscription are told of (seconds); the report and the metrics have all of them.
 _TELL_EVERY: Final = 30.0
 
@@ -165,9 +167,9 @@ class PushWorker(Worker):
             partition.changed()
         if outcome.gone and entry.off is None:
             reason = "the endpoint says that it is gone (HTTP 410)"
-            _log.warning("subscription disabled", subscription=name, reason=reason)
-            self._dispatcher.rest(entry.uid, Switch(at=rfc3339(self._clock.now_ms()), reason=reason))
-            self.begin(self._disable(entry, reason))
+            if self._dispatcher.rest(entry.uid, Switch(at=rfc3339(self._clock.now_ms()), reason=reason)):
+                _log.warning("subscription disabled", subscription=name, reason=reason)
+                self.begin(self._disable(entry, reason))
 
     def _tell_of_failure(self, name: str, delivery_id: str, error: str) -> None:
         """The first one, and then one in a while: an endpoint that is dead fails many times a second."""
@@ -180,11 +182,16 @@ class PushWorker(Worker):
         _log.info("push failed", subscription=name, delivery=delivery_id, error=error, more_since_last=untold)
 
     async def _disable(self, entry: Entry, reason: str) -> None:
-        try:
-            await switch(self._settings, entry.definition.id, reason, uid=entry.uid)
-        except TripsError as error:
-            # It rests here; a worker that does not know of it asks the endpoint once more.
-            _log.warning("not written down", subscription=entry.definition.id, error=str(error))
+        """Write down that it rests; until then it rests here, and another worker asks the endpoint once more."""
+        while True:
+            try:
+                await switch(self._settings, entry.definition.id, reason, uid=entry.uid)
+                await self._reader.catch_up()
+                break
+            except TripsError as error:
+                _log.warning("not written down yet", subscription=entry.definition.id, error=str(error))
+            await asyncio.sleep(_DISABLE_AGAIN)
+        self._dispatcher.rest_by_book(entry.uid)
 
     def book_changed(self) -> None:
         """Subscriptions have come, gone or changed."""
@@ -231,6 +238,7 @@ class PushWorker(Worker):
         if partition is not None:
             refused = _processor(partition).request(record.offset, retry)
             if refused is not None:
+                self._push_metrics.refused()
                 _log.warning(
                     "a request to deliver again is not followed",
                     subscription=retry.subscription,

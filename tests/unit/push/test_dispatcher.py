@@ -173,6 +173,38 @@ async def test_one_that_is_gone_rests_at_once(bench):
     assert len(one.settled) == 1
 
 
+async def test_what_an_endpoint_has_said_holds_until_the_book_says_it(bench):
+    quick = lane("quick")
+    one = bench(quick)
+    one.dispatcher.schedule(0, one.deliveries(quick, 1))
+    await drain(one)
+    assert one.dispatcher.rest(quick.uid, PAUSED)
+    assert not one.dispatcher.rest(quick.uid, PAUSED)  # it rests already
+    one.dispatcher.schedule(0, one.deliveries(quick, 1))
+    one.change(lane("other"))  # somebody adds another one
+    one.change(lane("quick", concurrency=9))
+    await drain(one)
+    assert len(one.settled) == 1
+    one.change(lane("quick", off=PAUSED))
+    one.dispatcher.rest_by_book(quick.uid)
+    await drain(one)
+    assert len(one.settled) == 1
+    one.change(lane("quick"))
+    await drain(one)
+    assert len(one.settled) == 2
+
+
+async def test_a_higher_rate_counts_at_once(bench):
+    slow = lane("quick", rate=0.001)
+    one = bench(slow)
+    one.dispatcher.schedule(0, one.deliveries(slow, 3))
+    await drain(one)
+    assert len(one.settled) == 1
+    one.change(lane("quick", rate=1000))
+    await drain(one)
+    assert len(one.settled) == 3
+
+
 async def test_a_removed_subscription_is_sent_nothing_more(bench):
     slow = lane("slow", slow=True, concurrency=1)
     one = bench(slow)
@@ -202,6 +234,20 @@ async def test_a_changed_subscription_goes_on_with_what_it_says_now(bench):
     await drain(one)
     assert before.closed
     assert len(one.settled) == 3
+
+
+async def test_a_subscription_that_is_removed_after_it_was_changed_leaves_nothing_open(bench):
+    slow = lane("one", slow=True)
+    one = bench(slow)
+    one.dispatcher.schedule(0, one.deliveries(slow, 1))
+    await drain(one)
+    before = one.senders["one"]
+    one.change(lane("one", concurrency=2))
+    one.book.take(subscription_key("one"), None)
+    one.dispatcher.book_changed()
+    await drain(one)
+    assert before.closed
+    assert one.senders["one"].closed
 
 
 async def test_of_partitions_that_are_given_up_nothing_more_is_begun(bench):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from pushing import START, book_of, entry, subscription
 
+from streams.errors import ClusterError
 from streams.push import worker as module
 from streams.push.processor import Event, PushProcessor, Retry
 from streams.push.subscriptions import subscription_key
@@ -65,6 +66,21 @@ def worker():
     processor = PushProcessor(one._reader.book, now=lambda: START, chance=lambda: 0.5, scale=1.0, max_waiting=10)
     one.partitions = {0: SimpleNamespace(processor=processor, changed=lambda: None)}
     return one
+
+
+async def test_an_endpoint_that_is_gone_is_written_down_as_such_when_the_brokers_are_back(worker, monkeypatch):
+    left, done = [ClusterError("away"), ClusterError("away")], []
+
+    async def switch(_settings, name, reason, *, uid):
+        if left:
+            raise left.pop()
+        done.append((name, reason, uid))
+
+    monkeypatch.setattr(module, "switch", switch)
+    monkeypatch.setattr(module, "_DISABLE_AGAIN", 0.001)
+    worker._dispatcher = SimpleNamespace(rest_by_book=done.append)
+    await worker._disable(STANDARD, "gone")
+    assert done == [("std", "gone", "a" * 16), "a" * 16]
 
 
 async def test_a_request_for_a_subscription_that_was_just_added_waits_for_the_book(worker, monkeypatch):

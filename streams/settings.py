@@ -103,6 +103,14 @@ def _check_places(value: str) -> str:
     return ",".join(places)
 
 
+def _check_nat64(value: str) -> str:
+    prefixes = [prefix.strip() for prefix in value.split(",") if prefix.strip()]
+    for prefix in prefixes:
+        if ipaddress.IPv6Network(prefix).prefixlen not in (32, 40, 48, 56, 64, 96):
+            raise ValueError("not the length of a NAT64 prefix")
+    return ",".join(prefixes)
+
+
 def _check_ports(value: str) -> str:
     ports = [port.strip() for port in value.split(",") if port.strip()]
     if not all(port.isdecimal() and 1 <= int(port) <= 65_535 for port in ports):
@@ -373,6 +381,13 @@ class Settings(BaseSettings):
         "",
         "Where pushes may go although it is not public, also without TLS and to any port.",
         "networks such as 10.1.0.0/16, addresses and host names, separated by commas",
+        "push",
+    )
+    push_nat64_prefixes: Annotated[str, AfterValidator(_check_nat64)] = _setting(
+        "",
+        "The NAT64 prefixes of your network besides 64:ff9b::/96: addresses in them are refused, or, where "
+        "TRIPS_PUSH_ALLOWED_NETWORKS has the prefix, are as good as the IPv4 address that they wrap.",
+        "IPv6 networks of 32, 40, 48, 56, 64 or 96 bits (RFC 6052), separated by commas",
         "push",
     )
     push_allowed_ports: Annotated[str, AfterValidator(_check_ports)] = _setting(

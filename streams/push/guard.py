@@ -71,6 +71,11 @@ _SPECIAL: Final[tuple[tuple[Network, str], ...]] = tuple(
     )
 )
 _GLOBAL_UNICAST: Final = ipaddress.ip_network("2000::/3")
+_UNSPECIFIED: Final = ipaddress.IPv6Address("::")
+_LOOPBACK: Final = ipaddress.IPv6Address("::1")
+_WITH_IPV4_LAST: Final = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::ffff:0:0/96", "::/96")))
+# Every network may have its own prefix in here (RFC 8215), and each length wraps another address.
+_LOCAL_NAT64: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
 _LONGEST_URL: Final = 2000
 
 
@@ -92,6 +97,24 @@ def why_not_public(address: Address) -> str | None:
     return None
 
 
+def unwrapped(address: Address, nat64: tuple[ipaddress.IPv6Network, ...] = ()) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 address leads to, if it is of a form that wraps one.
+
+    Args:
+        address: any.
+        nat64: prefixes besides the well-known one; how they wrap: RFC 6052, section 2.2.
+    """
+    if isinstance(address, ipaddress.IPv4Address) or address in (_UNSPECIFIED, _LOOPBACK):
+        return None
+    for prefix in (*nat64, *_WITH_IPV4_LAST):
+        if address in prefix:
+            first = prefix.prefixlen // 8
+            # The ninth octet is always zero, and no part of it.
+            octets = [octet for place, octet in enumerate(address.packed) if place >= first and place != 8]
+            return ipaddress.IPv4Address(bytes(octets[:4]))
+    return address.sixtofour or (address.teredo or (None, None))[1]
+
+
 def shown_url(url: str) -> str:
     """A URL as it may be shown: what follows the path may be a secret."""
     base, mark, _ = url.partition("?")
@@ -106,11 +129,13 @@ class Policy:
         networks: addresses that are allowed although they are not public.
         hosts: names that are allowed whatever they resolve to, in lower case.
         ports: where public endpoints may listen.
+        nat64: prefixes of the network's own translation to IPv4.
     """
 
     networks: tuple[Network, ...] = ()
     hosts: frozenset[str] = frozenset()
     ports: frozenset[int] = frozenset({443, 8443})
+    nat64: tuple[ipaddress.IPv6Network, ...] = ()
 
     @classmethod
     def of(cls, settings: Settings) -> Policy:
@@ -126,6 +151,7 @@ class Policy:
             tuple(networks),
             frozenset(hosts),
             frozenset(int(port) for port in filter(None, settings.push_allowed_ports.split(","))),
+            tuple(ipaddress.IPv6Network(prefix) for prefix in filter(None, settings.push_nat64_prefixes.split(","))),
         )
 
     def allows(self, address: Address) -> bool:
@@ -167,9 +193,15 @@ class Guard:
         address = _address(text)
         if address is None:
             raise RefusedAddressError(f"{text!r} is no address")
+        inner = unwrapped(address, self.policy.nat64)
+        if inner is None and address.version == 6 and address in _LOCAL_NAT64:
+            raise RefusedAddressError(f"{address} is of a NAT64 whose prefix TRIPS_PUSH_NAT64_PREFIXES does not have")
         if self.policy.allows(address):
-            return
-        what = why_not_public(address)
+            if inner is None or self.policy.allows(inner):
+                return
+            # The way is allowed; where it leads is an address like any other.
+            address, inner = inner, None
+        what = why_not_public(address) if inner is None else "an IPv4 address in IPv6"
         if what is not None:
             raise RefusedAddressError(f"{address} is {what}; TRIPS_PUSH_ALLOWED_NETWORKS could allow it")
         self._check_openness()

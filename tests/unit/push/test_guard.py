@@ -1,10 +1,12 @@
+import ipaddress
 import socket
 import ssl
 
 import pytest
 from endpoint import HttpEndpoint, announcement
 
-from streams.push.guard import Guard, Policy, RefusedAddressError, RefusedUrlError, shown_url
+from streams.errors import SettingsError
+from streams.push.guard import Guard, Policy, RefusedAddressError, RefusedUrlError, shown_url, unwrapped
 from streams.push.sender import Endpoint
 from streams.push.subscriptions import Subscription
 from streams.settings import Settings
@@ -118,7 +120,7 @@ def written(address):
 
 @pytest.mark.parametrize("host", [*map(written, REFUSED_ADDRESSES), *OTHER_WAYS_TO_WRITE_THEM])
 def test_an_address_that_is_not_public_is_refused_however_it_is_written(host):
-    with pytest.raises(RefusedAddressError, match="TRIPS_PUSH_ALLOWED_NETWORKS"):
+    with pytest.raises(RefusedAddressError, match=r"TRIPS_PUSH_(ALLOWED_NETWORKS|NAT64_PREFIXES)"):
         Guard(f"https://{host}/", Policy())
 
 
@@ -156,10 +158,93 @@ def test_what_the_operator_allows_may_be_reached_without_tls_and_on_any_port():
         guard.check("8.8.8.8")
 
 
+# RFC 6052, section 2.4: 192.0.2.33 in prefixes of each length. And the metadata service in the same way.
+NAT64 = {
+    "2001:db8::/32": ("2001:db8:c000:221::", "2001:db8:a9fe:a9fe::", "2001:db8:5db8:d70e::"),
+    "2001:db8:100::/40": ("2001:db8:1c0:2:21::", "2001:db8:1a9:fea9:fe::", "2001:db8:15d:b8d7:e::"),
+    "2001:db8:122::/48": ("2001:db8:122:c000:2:2100::", "2001:db8:122:a9fe:a9:fe00::", "2001:db8:122:5db8:d7:e00::"),
+    "2001:db8:122:300::/56": (
+        "2001:db8:122:3c0:0:221::",
+        "2001:db8:122:3a9:fe:a9fe::",
+        "2001:db8:122:35d:b8:d70e::",
+    ),
+    "2001:db8:122:344::/64": (
+        "2001:db8:122:344:c0:2:2100::",
+        "2001:db8:122:344:a9:fea9:fe00::",
+        "2001:db8:122:344:5d:b8d7:e00::",
+    ),
+    "2001:db8:122:344::/96": (
+        "2001:db8:122:344::192.0.2.33",
+        "2001:db8:122:344::169.254.169.254",
+        "2001:db8:122:344::93.184.215.14",
+    ),
+}
+
+
+@pytest.mark.parametrize("prefix", NAT64)
+def test_through_nat64_what_counts_is_the_address_inside(prefix):
+    example, metadata, public = NAT64[prefix]
+    policy = Policy.of(Settings.given(push_nat64_prefixes=prefix, push_allowed_networks=prefix))
+    assert str(unwrapped(ipaddress.ip_address(example), policy.nat64)) == "192.0.2.33"
+    with pytest.raises(RefusedAddressError, match=r"169.254.169.254 is link-local"):
+        Guard(f"https://[{metadata}]/", policy)
+    Guard(f"https://[{public}]/", policy)
+    with pytest.raises(RefusedUrlError, match="only https"):
+        Guard(f"http://[{public}]/", policy)
+    both = Policy.of(Settings.given(push_nat64_prefixes=prefix, push_allowed_networks=f"{prefix},169.254.169.254"))
+    Guard(f"http://[{metadata}]/", both)
+
+
+def test_a_prefix_of_nat64_that_looks_public_is_refused_unless_it_is_allowed():
+    address = "2a00:1450:4001:82a::a9fe:a9fe"
+    Guard(f"https://[{address}]/", Policy())
+    for networks, why in (
+        ("", "an IPv4 address in IPv6"),
+        ("2a00:1450:4001:82a::/96", "169.254.169.254 is link-local"),
+    ):
+        policy = Policy.of(
+            Settings.given(push_nat64_prefixes="2a00:1450:4001:82a::/96", push_allowed_networks=networks)
+        )
+        with pytest.raises(RefusedAddressError, match=why):
+            Guard(f"https://[{address}]/", policy)
+
+
+@pytest.mark.parametrize(
+    ("network", "address"),
+    [
+        ("64:ff9b::/96", "64:ff9b::a9fe:a9fe"),
+        ("::ffff:0:0/96", "::ffff:169.254.169.254"),
+        ("::/96", "::169.254.169.254"),
+        ("2002::/16", "2002:a9fe:a9fe::1"),
+        ("2001::/32", "2001:0:4136:e378:8000:63bf:5601:5601"),
+    ],
+)
+def test_a_network_that_wraps_ipv4_opens_no_way_to_what_is_refused_there(network, address):
+    with pytest.raises(RefusedAddressError, match=r"169.254.169.254 is link-local"):
+        Guard(f"https://[{address}]/", Policy.of(Settings.given(push_allowed_networks=network)))
+
+
+def test_a_local_nat64_needs_its_prefix():
+    address, networks = "64:ff9b:1::169.254.169.254", "64:ff9b:1::/48"
+    with pytest.raises(RefusedAddressError, match="TRIPS_PUSH_NAT64_PREFIXES"):
+        Guard(f"https://[{address}]/", Policy.of(Settings.given(push_allowed_networks=networks)))
+    named = Settings.given(push_allowed_networks=networks, push_nat64_prefixes="64:ff9b:1::/96")
+    with pytest.raises(RefusedAddressError, match=r"169.254.169.254 is link-local"):
+        Guard(f"https://[{address}]/", Policy.of(named))
+
+
+def test_this_machine_may_be_allowed_in_ipv6_too():
+    Guard("http://[::1]:8000/", Policy.of(Settings.given(push_allowed_networks="::1")))
+
+
+@pytest.mark.parametrize("wrong", ["10.0.0.0/8", "64:ff9b::/95", "64:ff9b::1/96", "inside.example"])
+def test_a_wrong_nat64_prefix_is_a_wrong_setting(wrong):
+    with pytest.raises(SettingsError, match="TRIPS_PUSH_NAT64_PREFIXES"):
+        Settings.given(push_nat64_prefixes=wrong)
+
+
 @pytest.mark.parametrize("wrong", ["10.0.0.0/33", "10.0.0.1/8", "not a host", "1.2.3", "https://example.com"])
 def test_a_wrong_network_is_a_wrong_setting(wrong):
-    from streams.errors import SettingsError
-
     with pytest.raises(SettingsError, match="TRIPS_PUSH_ALLOWED_NETWORKS"):
         Settings.given(push_allowed_networks=wrong)
 

@@ -91,6 +91,8 @@ def read_update(body: bytes, *, latest_ms: int) -> UpdateBody:
     """
     fields = _object(body)
     tms_trip_id = fields.get("tmsTripId")
+    if tms_trip_id == "" and fields.get("tripId") is not None:
+        tms_trip_id = None  # as clients send it whose fields are always there
     if tms_trip_id is not None:
         tms_trip_id, trip_id = _identifier(tms_trip_id, "tmsTripId"), None
     else:

@@ -116,7 +116,7 @@ _UPDATE_SCHEMA: Final = {
     "anyOf": [{"required": ["tmsTripId"]}, {"required": ["tripId"]}],
     "properties": {
         "tripId": {"type": "integer", "description": "Ignored if tmsTripId is there."},
-        "tmsTripId": _text(),
+        "tmsTripId": _text(minLength=0, description="Empty beside a tripId: as if it were not there."),
         "status": {
             "type": "integer",
             "enum": [0, 1, 2, 3, 4],

@@ -73,7 +73,8 @@ def test_tms_trip_id_comes_first_whatever_trip_id_is():
     for other in (7, "7", None, True, [], ABSENT):
         read = update(changed(GOOD, tmsTripId="T-1", tripId=other))
         assert (read.tms_trip_id, read.trip_id) == ("T-1", None)
-    assert update(changed(GOOD, tmsTripId=None)).trip_id == 12345
+    for absent in (None, ""):
+        assert update(changed(GOOD, tmsTripId=absent)).trip_id == 12345
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,10 @@ def test_tms_trip_id_comes_first_whatever_trip_id_is():
         ({"tripId": "12345"}, "An invalid value was passed: 'tripId' must be an integer."),
         ({"tripId": True}, "An invalid value was passed: 'tripId' must be an integer."),
         ({"tripId": 1.0}, "An invalid value was passed: 'tripId' must be an integer."),
-        ({"tmsTripId": ""}, "An invalid value was passed: 'tmsTripId' must be a string of 1 to 256 characters."),
+        (
+            {"tmsTripId": "", "tripId": ABSENT},
+            "An invalid value was passed: 'tmsTripId' must be a string of 1 to 256 characters.",
+        ),
         ({"tmsTripId": 5}, "An invalid value was passed: 'tmsTripId' must be a string of 1 to 256 characters."),
         ({"tmsTripId": "x" * 257}, "An invalid value was passed: 'tmsTripId' must be a string of 1 to 256 characters."),
     ],

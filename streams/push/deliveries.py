@@ -9,7 +9,7 @@ key    of                          value
 ``k``  the partition               where in the events and in the requests it stands; how many deliveries wait
 ``d``  offset and subscription     a delivery that waits: what it is about, its attempts, when it is due
 ``p``  offset                      the announcement, for as long as a delivery of it waits
-``s``  subscription                running totals, and the last errors
+``s``  subscription                running totals, and the last errors; of the last 100 that were removed, too
 ``x``  trip                        it was deleted, and when: nothing else is told of it any more
 =====  ==========================  ====================================================================
 """

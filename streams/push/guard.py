@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -116,9 +117,10 @@ def unwrapped(address: Address, nat64: tuple[ipaddress.IPv6Network, ...] = ()) -
 
 
 def shown_url(url: str) -> str:
-    """A URL as it may be shown: what follows the path may be a secret."""
-    base, mark, _ = url.partition("?")
-    return f"{base}?…" if mark else base
+    """A URL as it may be shown: what follows the host may be a secret, as with many chat services."""
+    scheme, mark, rest = url.partition("://")
+    host, *path = re.split("[/?#]", rest, maxsplit=1)
+    return f"{scheme}{mark}{host.rpartition('@')[2]}/{'…' if any(path) else ''}"
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ __all__ = ["Counts", "Event", "Letter", "Outcome", "PushOutput", "PushProcessor"
 _DELETED_KEPT_MS: Final = 90 * 86_400_000
 # What is wrong on our side (a credential that is missing) is looked at again after this, and is no attempt (seconds).
 _LOOK_AGAIN_S: Final = 60.0
+# Totals of so many subscriptions that were removed are kept for the report.
+_REMOVED_KEPT: Final = 100
 
 
 class Event(NamedTuple):
@@ -298,8 +300,10 @@ class PushProcessor:
                     self._payloads.pop(offset, None)
                 else:
                     self._payloads[offset] = content, 0
-            case b"s" if content is not None:
-                self.totals[key[1:].decode()] = Totals.unpack(content)
+            case b"s":
+                self.totals.pop(key[1:].decode(), None)
+                if content is not None:
+                    self.totals[key[1:].decode()] = Totals.unpack(content)
             case b"x":
                 trip_id = key[1:].decode()
                 self._deleted.pop(trip_id, None)
@@ -364,16 +368,25 @@ class PushProcessor:
         self._add(retry.offset, retry.uid, entry.definition.id, retry.event, retry.payload.encode())
         return None
 
-    def settle(self, delivery: Delivery, profile: str, outcome: Outcome) -> None:
+    def settle(self, delivery: Delivery, profile: str, outcome: Outcome) -> bool:
         """An attempt has ended.
 
         Args:
             delivery: of this partition.
             profile: of its subscription.
             outcome: how.
+
+        Returns:
+            Whether it is due again without anything to be committed before.
         """
+        if not outcome.made:
+            return self._settle_unmade(delivery, outcome)
+        self._settle_made(delivery, profile, outcome)
+        return False
+
+    def _settle_made(self, delivery: Delivery, profile: str, outcome: Outcome) -> None:
         totals = self._totals(delivery.uid, delivery.subscription)
-        totals.attempts += outcome.made
+        totals.attempts += 1
         if outcome.error is not None:
             totals.add_error(outcome.at_ms, outcome.error, delivery.id)
         if delivery.gone:
@@ -382,9 +395,6 @@ class PushProcessor:
             totals.delivered += 1
             totals.last_delivered_ms = outcome.at_ms
             self._remove(delivery, "delivered")
-            return
-        if not outcome.made:
-            self._schedule(delivery, outcome.at_ms, _LOOK_AGAIN_S)
             return
         delivery.attempts.append(Attempt(outcome.at_ms, outcome.status, outcome.error))
         delay = delay_s(profile, len(delivery.attempts), self._chance(), outcome.retry_after_s)
@@ -395,6 +405,16 @@ class PushProcessor:
         self._output.outcomes.append((delivery.subscription, "failed"))
         self._schedule(delivery, outcome.at_ms, delay)
 
+    def _settle_unmade(self, delivery: Delivery, outcome: Outcome) -> bool:
+        """It is looked at again soon, by whoever has it then: nothing to be stored but what is wrong, once."""
+        totals = self.totals.get(delivery.uid)
+        if totals is None or not totals.errors or totals.errors[-1][1] != outcome.error:
+            self._totals(delivery.uid, delivery.subscription).add_error(
+                outcome.at_ms, outcome.error or "not made", delivery.id
+            )
+        delivery.due_ms = outcome.at_ms + int(_LOOK_AGAIN_S * self._scale * 1000)
+        return not delivery.gone
+
     def drop(self, uid: str) -> int:
         """The subscription is not there any more: nothing of it waits. How many did."""
         some = list(self._by_uid.get(uid, {}).values())
@@ -404,9 +424,19 @@ class PushProcessor:
         return len(some)
 
     def drop_strangers(self) -> int:
-        """Drop what belongs to no subscription that there is."""
+        """Drop what belongs to no subscription that there is; of the totals of such ones the last few are kept.
+
+        Returns:
+            How much there was.
+        """
         known = {entry.uid for entry in self._book.entries.values()}
-        return sum(self.drop(uid) for uid in list(self._by_uid) if uid not in known)
+        dropped = sum(self.drop(uid) for uid in list(self._by_uid) if uid not in known)
+        strangers = [uid for uid in self.totals if uid not in known]
+        forgotten = strangers[: max(0, len(strangers) - _REMOVED_KEPT)]
+        for uid in forgotten:
+            del self.totals[uid]
+            self._changed[TOTALS + uid.encode()] = None
+        return dropped + len(forgotten)
 
     # -- inside --------------------------------------------------------------------------------------------------
 

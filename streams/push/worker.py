@@ -163,8 +163,10 @@ class PushWorker(Worker):
             self._tell_of_failure(name, delivery.id, outcome.error)
         partition = self.partitions.get(number)
         if partition is not None and self.failure is None:
-            _processor(partition).settle(delivery, entry.definition.profile, outcome)
+            is_due = _processor(partition).settle(delivery, entry.definition.profile, outcome)
             partition.changed()
+            if is_due and self._scheduling:
+                self._dispatcher.schedule(number, [delivery])
         if outcome.gone and entry.off is None:
             reason = "the endpoint says that it is gone (HTTP 410)"
             if self._dispatcher.rest(entry.uid, Switch(at=rfc3339(self._clock.now_ms()), reason=reason)):

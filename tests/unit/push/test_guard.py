@@ -139,7 +139,12 @@ def test_the_reason_never_holds_the_url():
     with pytest.raises(RefusedUrlError) as error:
         Guard("https://user:secret@example.com/", Policy())
     assert "secret" not in str(error.value)
-    assert shown_url("https://example.com/push?token=secret") == "https://example.com/push?…"
+
+
+@pytest.mark.parametrize("rest", ["/push?token=secret", "/services/T0/secret", "?secret", "#secret"])
+def test_of_a_url_no_more_is_shown_than_the_host(rest):
+    assert shown_url(f"https://example.com:8443{rest}") == "https://example.com:8443/…"
+    assert shown_url("https://example.com") == shown_url("https://example.com/") == "https://example.com/"
 
 
 def test_what_the_operator_allows_may_be_reached_without_tls_and_on_any_port():

@@ -149,6 +149,34 @@ def test_a_removed_subscription_is_dropped_and_counted():
     assert one.drop_strangers() == 0
 
 
+def test_a_credential_that_is_missing_is_written_down_once_and_not_every_minute():
+    one = processor(book_of(STANDARD))
+    one.process([record(0), record(1)])
+    some = one.take().scheduled
+    for minute in range(3):
+        at = START + minute * 60_000
+        unmade = Outcome(at, 0.1, None, "file:key cannot be read", made=False)
+        assert [one.settle(delivery, "standard", unmade) for delivery in some] == [True, True]  # due without a commit
+        assert {key[:1] for key in one.take().changes} == ({b"s", b"k"} if minute == 0 else set())
+        assert [delivery.due_ms for delivery in some] == [at + 60_000] * 2
+    assert one.totals["a" * 16].errors == [(START, "file:key cannot be read", some[0].id)]
+
+
+def test_of_removed_subscriptions_the_last_hundred_are_remembered():
+    book = book_of()
+    one = processor(book)
+    changelog = {}
+    for number in range(102):
+        book.take(b"subscription/std", entry(STANDARD.definition, uid=f"{number:016x}").record())
+        one.process([record(number)])
+        one.drop_strangers()
+        changelog |= one.take().changes
+    assert list(one.totals) == [f"{number:016x}" for number in range(1, 101)]
+    again = processor(book)
+    again.restore(changelog.items())
+    assert sorted(again.totals) == sorted(one.totals)
+
+
 def test_too_many_waiting_go_to_the_dead_letters():
     one = processor(book_of(STANDARD), max_waiting=2)
     one.process([record(offset) for offset in range(3)])

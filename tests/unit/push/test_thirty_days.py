@@ -39,6 +39,8 @@ class Partition:
 
     def commit(self):
         output = self.processor.take()
+        if not output.changes:
+            return  # nor does the runtime commit anything then
         for key, value in output.changes.items():
             if value is None:
                 self.changelog.pop(key, None)
@@ -49,7 +51,8 @@ class Partition:
 
     def _settle(self, _partition, delivery, one, outcome):
         self.attempts.append(outcome)
-        self.processor.settle(delivery, one.definition.profile, outcome)
+        if self.processor.settle(delivery, one.definition.profile, outcome):
+            self.dispatcher.schedule(0, [delivery])
         self.commit()
         self.settled.set()
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -74,6 +75,7 @@ class Endpoint:
         self._guard: Guard | None = None
         self._resolver: GuardedResolver | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._reader: ThreadPoolExecutor | None = None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -81,6 +83,8 @@ class Endpoint:
             await self._session.close()
         if self._resolver is not None:
             await self._resolver.close()
+        if self._reader is not None:
+            self._reader.shutdown(wait=False, cancel_futures=True)
 
     async def attempt(self, payload: bytes, delivery_id: str, *, is_test: bool = False) -> Outcome:
         """Make an attempt. Never raises, but when it is cancelled.
@@ -93,7 +97,7 @@ class Endpoint:
         at_ms, began = self._now(), time.monotonic()
         status, error, retry_after, made = None, None, None, True
         try:
-            request = self._request(payload, delivery_id, at_ms // 1000)
+            request = await self._prepared(payload, delivery_id, at_ms // 1000)
             headers = {**request.headers, **({TEST_HEADER: "true"} if is_test else {})}
             async with asyncio.timeout(self.subscription.limits.timeout):
                 answer = await self._post(headers, request.body)
@@ -118,6 +122,19 @@ class Endpoint:
             gone=status == 410 and self.subscription.profile == "standard",
             made=made,
         )
+
+    async def _prepared(self, payload: bytes, delivery_id: str, seconds: int) -> profiles.Request:
+        """The request; with credentials from files, read in a thread: a folder may be far away, and hang."""
+        one = self.subscription
+        if not any(reference.startswith("file:") for reference in (*one.secrets, one.authorization or "")):
+            return self._request(payload, delivery_id, seconds)
+        self._reader = self._reader or ThreadPoolExecutor(1, thread_name_prefix="credentials")
+        reading = asyncio.get_running_loop().run_in_executor(self._reader, self._request, payload, delivery_id, seconds)
+        try:
+            async with asyncio.timeout(one.limits.timeout):
+                return await reading
+        except TimeoutError:
+            raise CredentialError(f"its credentials cannot be read within {one.limits.timeout:g} s") from None
 
     def _request(self, payload: bytes, delivery_id: str, seconds: int) -> profiles.Request:
         one = self.subscription

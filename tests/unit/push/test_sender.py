@@ -1,6 +1,7 @@
 """One attempt against a real server, and everything that a server can do to it."""
 
 import ssl
+import threading
 
 import pytest
 import trustme
@@ -168,6 +169,18 @@ async def test_a_secret_is_looked_up_anew_each_time(tmp_path):
         assert [request.headers["authorization"] for request in server.requests] == ["Bearer first", "Bearer second"]
     # Nothing was sent without it, and that is no attempt.
     assert (missing.made, missing.error) == (False, "file:key cannot be read: No such file or directory")
+
+
+async def test_a_folder_of_secrets_that_hangs_holds_nothing_up_and_costs_no_attempt(tmp_path, monkeypatch):
+    hangs = threading.Event()
+    monkeypatch.setattr("streams.push.sender.resolve", lambda *_: hangs.wait(10))
+    one = sender(subscription("http://127.0.0.1:9/", authorization="file:key", limits={"timeout": 0.1}), tmp_path)
+    try:
+        outcome = await one.attempt(DELETED, "id-one")
+    finally:
+        hangs.set()
+        await one.close()
+    assert (outcome.made, outcome.error) == (False, "its credentials cannot be read within 0.1 s")
 
 
 async def test_a_test_is_marked(tmp_path):

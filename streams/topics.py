@@ -139,7 +139,7 @@ def wanted_topics(settings: Settings, telemetry: Found | None = None) -> list[Wa
     ]
 
 
-def compare(wanted: Wanted, found: Found, *, is_telemetry: bool = False, is_changelog: bool = False) -> list[str]:
+def compare(wanted: Wanted, found: Found, *, is_changelog: bool = False) -> list[str]:
     """What differs and what to do about it, a sentence each."""
     differs = []
     if found.partitions != wanted.partitions:
@@ -151,8 +151,6 @@ def compare(wanted: Wanted, found: Found, *, is_telemetry: bool = False, is_chan
             )
         else:
             what = f"it has {found.partitions} partitions, not {wanted.partitions}: set TRIPS_PARTITIONS to its number"
-            if not is_telemetry and found.partitions < wanted.partitions:
-                what += ", or add partitions to it"
         differs.append(what)
     if found.replication_factor < wanted.replication_factor:
         differs.append(
@@ -271,7 +269,6 @@ async def _report(admin: AIOKafkaAdminClient, settings: Settings, created: Itera
         differs = compare(
             wanted,
             there,
-            is_telemetry=wanted.name == settings.topics.telemetry,
             is_changelog=wanted.name == settings.topics.changelog,
         )
         if differs:

@@ -77,9 +77,8 @@ def check_partition_counts(topics: Topics, telemetry: int, changelog: int) -> No
     if telemetry != changelog:
         raise ClusterError(
             f"{topics.telemetry} has {telemetry} partitions, but the state in {topics.changelog} is of {changelog}: "
-            f"vehicles would lose their state. Create {topics.telemetry} anew with {changelog} partitions, or start "
-            "with empty state: another TRIPS_APPLICATION_ID and a TRIPS_REVISION_BASE above every published revision "
-            "(`trips check` names it)."
+            "vehicles would lose their state. Start with empty state: another TRIPS_APPLICATION_ID and a "
+            "TRIPS_REVISION_BASE above every published revision (`trips check` names it)."
         )
 
 

@@ -106,6 +106,12 @@ def _without_state(partition: int, names: Names, found: Found, *, empty: bool) -
 def _with_state(partition: int, names: Names, next_offset: int, found: Found) -> Start:
     _check_end(partition, names, next_offset, found, "the state goes on from")
     committed = found.committed
+    if found.marked and committed is not None and committed > next_offset:
+        raise StateError(
+            f"{names.changelog} partition {partition} holds state up to offset {next_offset} of {names.telemetry}, but "
+            f"the group {names.application_id} has committed offset {committed} together with newer state: brokers "
+            f"have lost the end of the changelog, or it is a copy from before. To go on, {START_ANEW}."
+        )
     if next_offset < found.begin:
         if committed is None or found.marked or committed < found.begin or committed > found.end:
             raise _unread(partition, names, next_offset, found)

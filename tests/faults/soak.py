@@ -149,7 +149,8 @@ class Soak:
 
 
 async def look_at(worker: Worker, at: float) -> Sampled:
-    _, metrics = await worker.probe("/metrics")
+    status, metrics = await worker.probe("/metrics")
+    assert status == 200, f"no metrics ({status})"
     process = Path(f"/proc/{worker.process.pid}")
     return Sampled(
         at,
@@ -164,4 +165,5 @@ async def look_at(worker: Worker, at: float) -> Sampled:
 def total(metrics: str, name: str) -> float:
     """The sum of a metric over its labels."""
     found: list[Any] = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", metrics, re.MULTILINE)
+    assert found, f"no {name} among the metrics"
     return sum(map(float, found))

@@ -237,20 +237,22 @@ async def test_a_full_disk(drill, settings_on, folder):
         run = await drill("broker: its disk is full", settings_on(node.servers))
         await run.start_workers(2)
         run.load.start(rate=LONG_RATE)
+        by_itself = 0
         for _ in range(2):
             await run.pause(3.0, 5.0)
             run.repetitions += 1
             disk.fill(node)
-            await asyncio.to_thread(node.ended, 15.0)
-            # It has ended by itself, as a rule; if not, an operator does that.
-            await asyncio.to_thread(node.kill)
+            by_itself += await asyncio.to_thread(node.ended, 15.0)
+            assert any(word in node.log_text() for word in ("No space left", "File too large")), node.log_text()[-2000:]
+            await asyncio.to_thread(node.kill)  # if it has not ended, an operator does that
             disk.free(node)
             await asyncio.to_thread(node.start)
             await run.recovered(time.monotonic())
         assert disk.folder.joinpath("meta.properties").exists()
         await goes_on(run)
         tell_of_ends(run)
-        run.row.note += "; " + ("a file system of its own" if disk.mounted else "a limit on its files")
+        run.row.note += f"; the broker ended by itself {by_itself} times; "
+        run.row.note += "a file system of its own" if disk.mounted else "a limit on its files"
         await run.finish()
 
 

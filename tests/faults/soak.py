@@ -149,8 +149,10 @@ class Soak:
 
 
 async def look_at(worker: Worker, at: float) -> Sampled:
-    status, metrics = await worker.probe("/metrics")
-    assert status == 200, f"no metrics ({status})"
+    async with asyncio.timeout(30):
+        # A worker that is busy answers later, and tells of the lag once it has read something.
+        while "\ntrips_lag_records{" not in (metrics := (await worker.probe("/metrics"))[1]):  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
     process = Path(f"/proc/{worker.process.pid}")
     return Sampled(
         at,

@@ -138,7 +138,7 @@ async def test_a_broker_that_is_away_for_longer_than_every_timeout(drill, settin
                 if place.worker is not None and (await place.worker.probe("/health/ready"))[0] == 200:
                     last_ready[number] = time.monotonic() - began
         await asyncio.sleep(0.5)
-        assert not stopped.alive or time.monotonic() < began + 30.0
+        assert not stopped.alive or time.monotonic() < began + 60.0
     await asyncio.to_thread(node.start)
     proxy.heal()
     since = time.monotonic()

@@ -266,11 +266,7 @@ async def _report(admin: AIOKafkaAdminClient, settings: Settings, created: Itera
         if there is None:
             reports.append(TopicReport(wanted.name, "missing", ("create it with `trips topics create`",)))
             continue
-        differs = compare(
-            wanted,
-            there,
-            is_changelog=wanted.name == settings.topics.changelog,
-        )
+        differs = compare(wanted, there, is_changelog=wanted.name == settings.topics.changelog)
         if differs:
             reports.append(TopicReport(wanted.name, "differs", tuple(differs)))
         else:

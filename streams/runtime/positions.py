@@ -124,10 +124,8 @@ def _with_state(partition: int, names: Names, next_offset: int, found: Found) ->
                 f"offset was reset; records {next_offset} to {committed - 1} are lost"
             ),
         )
-    if committed == next_offset and found.marked:
-        return Start(next_offset)
     if committed == next_offset:
-        return Start(next_offset, recorded=False)
+        return Start(next_offset, recorded=found.marked)
     what = "has no offset (expired?)" if committed is None else f"is at offset {committed} (reset?)"
     return Start(
         next_offset,

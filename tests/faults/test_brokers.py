@@ -74,6 +74,13 @@ async def goes_on(run):
     await asyncio.gather(*(place.running(within=90.0) for place in run.places))
 
 
+async def end(run):
+    """The fault is over: workers go on, and all is judged."""
+    await goes_on(run)
+    tell_of_ends(run)
+    await run.finish()
+
+
 @pytest.mark.parametrize(("how", "repetitions"), [("stopped", 2), ("kill -9", 3)])
 async def test_a_broker_that_comes_back(drill, settings_on, node, *, every_fault, how, repetitions):
     run = await drill(f"broker: {how}, started again", settings_on(node.servers))
@@ -86,9 +93,7 @@ async def test_a_broker_that_comes_back(drill, settings_on, node, *, every_fault
         await run.pause(0.0, 3.0)
         await asyncio.to_thread(node.start)
         await run.recovered(time.monotonic())
-    await goes_on(run)
-    tell_of_ends(run)
-    await run.finish()
+    await end(run)
 
 
 async def test_all_connections_are_reset(drill, settings_on, proxied, every_fault):
@@ -189,9 +194,7 @@ async def test_a_lossy_network(drill, settings_on, proxied):
     await run.recovered(time.monotonic())
     run.repetitions = proxy.resets + proxy.stalls
     assert run.repetitions > 20
-    await goes_on(run)
-    tell_of_ends(run)
-    await run.finish()
+    await end(run)
 
 
 @pytest.mark.all_faults
@@ -204,9 +207,7 @@ async def test_connections_that_die_and_nobody_is_told(drill, settings_on, proxi
         await run.pause(2.0, 4.0)
         run.repetitions += proxy.forget(share)
         await run.recovered(time.monotonic())
-    await goes_on(run)
-    tell_of_ends(run)
-    await run.finish()
+    await end(run)
 
 
 @pytest.mark.all_faults
@@ -226,9 +227,7 @@ async def test_a_worker_that_only_hears_or_only_speaks(drill, settings_on, proxi
         await run.recovered(began)
         await asyncio.sleep(began + seconds - time.monotonic())
         proxy.heal()
-        await goes_on(run)
-    tell_of_ends(run)
-    await run.finish()
+        await end(run)
 
 
 @pytest.mark.all_faults

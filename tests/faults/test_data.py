@@ -143,6 +143,15 @@ class AnotherLife:
         return [record for record in records if record.offset >= self.began[record.topic][record.partition].end]
 
 
+async def start_anew(run, make_settings):
+    """After a refusal, with the same source, while telemetry goes on."""
+    another = AnotherLife(run, make_settings)
+    await another.begin()
+    await more_telemetry(run)
+    await another.live()
+    run.row.note = "refused: one line; then judged"
+
+
 def fill(row, verdict):
     row.messages, row.trips = verdict.messages, verdict.trips
     row.missing, row.extra, row.different = verdict.missing, verdict.extra, verdict.different
@@ -255,11 +264,7 @@ async def test_a_source_that_is_created_anew_longer_than_it_was_is_refused_and_s
         mine = [(record.key, record.value) for record in old if record.partition == number]
         await outside.overwrite(settings, telemetry, number, [*mine, *mine[:50]])
     is_another_topic(await refusals(run), settings)
-    another = AnotherLife(run, make_settings)
-    await another.begin()
-    await more_telemetry(run)
-    await another.live()
-    run.row.note = "refused: one line; then judged"
+    await start_anew(run, make_settings)
 
 
 @pytest.mark.all_faults
@@ -389,11 +394,7 @@ async def test_a_changelog_that_is_deleted_is_refused_and_started_anew_without(d
         f"committed offset {at} of {settings.topics.telemetry}",
         "another TRIPS_APPLICATION_ID and a TRIPS_REVISION_BASE",
     )
-    another = AnotherLife(run, make_settings)
-    await another.begin()
-    await more_telemetry(run)
-    await another.live()
-    run.row.note = "refused: one line; then judged"
+    await start_anew(run, make_settings)
 
 
 @pytest.mark.all_faults

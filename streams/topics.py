@@ -209,7 +209,6 @@ def compare(
     wanted: Wanted,
     found: Found,
     *,
-    is_telemetry: bool = False,
     is_changelog: bool = False,
     is_commands: bool = False,
 ) -> list[str]:
@@ -235,8 +234,6 @@ def compare(
             )
         else:
             what = f"it has {found.partitions} partitions, not {wanted.partitions}: set TRIPS_PARTITIONS to its number"
-            if not is_telemetry and found.partitions < wanted.partitions:
-                what += ", or add partitions to it"
         differs.append(what)
     if found.replication_factor < wanted.replication_factor:
         differs.append(
@@ -360,7 +357,6 @@ async def _report(admin: AIOKafkaAdminClient, settings: Settings, created: Itera
         differs = compare(
             wanted,
             there,
-            is_telemetry=wanted.name == settings.topics.telemetry,
             is_changelog=wanted.name == settings.topics.changelog,
             is_commands=wanted.name == settings.topics.commands,
         )

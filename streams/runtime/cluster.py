@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from streams.errors import ClusterError, RefusedError
+from streams.runtime.positions import START_ANEW
 from streams.topics import Found, connect, describe, wanted_topics
 
 if TYPE_CHECKING:
@@ -89,9 +90,7 @@ def check_partition_counts(topics: Topics, telemetry: int, changelog: int) -> No
     if telemetry != changelog:
         raise ClusterError(
             f"{topics.telemetry} has {telemetry} partitions, but the state in {topics.changelog} is of {changelog}: "
-            f"vehicles would lose their state. Create {topics.telemetry} anew with {changelog} partitions, or start "
-            "with empty state: another TRIPS_APPLICATION_ID and a TRIPS_REVISION_BASE above every published revision "
-            "(`trips check` names it)."
+            f"vehicles would lose their state. To go on, {START_ANEW}."
         )
 
 

@@ -23,6 +23,8 @@ __all__ = ["CheckpointTaker", "Observer", "Partition", "PartitionProcessor", "Qu
 _MAX_WAITING: Final = 20_000
 # Less than the transaction's own timeout (30 s), so that we say what happened before the coordinator aborts it.
 _CHECKPOINT_TIMEOUT: Final = 25.0
+# So much later than that, it is not the brokers that were slow.
+_STOOD_STILL: Final = 3.0
 # The contract says that the clock is written at least once a minute while a timer is pending.
 _CLOCK_WRITTEN_EVERY: Final = 50.0
 # A long poll is answered at least twice a second. An answer older than this, and the broker may be away.
@@ -389,10 +391,7 @@ class Partition:
                 async with asyncio.timeout(_CHECKPOINT_TIMEOUT):
                     state_bytes = await self._checkpointer.commit(output, next_offset)
             except TimeoutError:
-                raise ClusterError(
-                    f"The Kafka brokers did not take a checkpoint of partition {self.number} within "
-                    f"{_CHECKPOINT_TIMEOUT:.0f} s: are they away?"
-                ) from None
+                raise ClusterError(self._late_checkpoint(time.monotonic() - began_at_clock)) from None
             self._observer.checkpoint(self.processor, output, state_bytes, time.perf_counter() - began)
             self._reached = self._reached if next_offset is None else next_offset
             if output.changes:
@@ -400,6 +399,18 @@ class Partition:
         self._taken_since = None
         if not self._due.is_set():
             self._settled.set()
+
+    def _late_checkpoint(self, took: float) -> str:
+        if took > _CHECKPOINT_TIMEOUT + _STOOD_STILL:
+            return (
+                f"A checkpoint of partition {self.number} was given up after {took:.0f} s: this worker stood still "
+                "(paused, or without processor time). What it had not committed does not count; it can be started "
+                "again at once."
+            )
+        return (
+            f"The Kafka brokers did not take a checkpoint of partition {self.number} within "
+            f"{_CHECKPOINT_TIMEOUT:.0f} s: are they away?"
+        )
 
 
 def _holds_something(output: Output) -> Any:

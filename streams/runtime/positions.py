@@ -108,6 +108,12 @@ def _without_state(partition: int, names: Names, found: Found, *, empty: bool) -
 def _with_state(partition: int, names: Names, next_offset: int, found: Found) -> Start:
     _check_end(partition, names, next_offset, found, "the state goes on from")
     committed = found.committed
+    if found.marked and committed is not None and committed > next_offset:
+        raise StateError(
+            f"{names.changelog} partition {partition} holds state up to offset {next_offset} of {names.telemetry}, but "
+            f"the group {names.application_id} has committed offset {committed} together with newer state: brokers "
+            f"have lost the end of the changelog, or it is a copy from before. To go on, {names.anew}."
+        )
     if next_offset < found.begin:
         if committed is None or found.marked or committed < found.begin or committed > found.end:
             raise _unread(partition, names, next_offset, found)
@@ -120,10 +126,8 @@ def _with_state(partition: int, names: Names, next_offset: int, found: Found) ->
                 f"offset was reset; records {next_offset} to {committed - 1} are lost"
             ),
         )
-    if committed == next_offset and found.marked:
-        return Start(next_offset)
     if committed == next_offset:
-        return Start(next_offset, recorded=False)
+        return Start(next_offset, recorded=found.marked)
     what = "has no offset (expired?)" if committed is None else f"is at offset {committed} (reset?)"
     return Start(
         next_offset,

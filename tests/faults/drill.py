@@ -49,6 +49,8 @@ class Row:
     note: str = ""
     took: float = 0.0
     clean: bool = False
+    judged: bool = True
+    """False: it ends in a refusal, and there is nothing to compare."""
 
     @property
     def recovery_text(self) -> str:

@@ -99,18 +99,13 @@ class SecuredKafka:
             number, digest = _MECHANISMS[mechanism]
             salt, rounds = os.urandom(16), 4096
             salted = hashlib.pbkdf2_hmac(digest, password.encode(), salt, rounds)
-            await self._alter([], [(name, number, rounds, salt, salted, {})])
+            await self._alter([(name, number, rounds, salt, salted, {})])
 
-    async def remove_user(self, name: str, *mechanisms: str) -> None:
-        """Let somebody log in no more; connections that there are stay."""
-        for mechanism in mechanisms or _MECHANISMS:
-            await self._alter([(name, _MECHANISMS[mechanism][0], {})], [])
-
-    async def _alter(self, deletions: list[Any], upsertions: list[Any]) -> None:
+    async def _alter(self, upsertions: list[Any]) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.servers["plain"])
         await admin.start()
         try:
-            answer = await admin._send_request(AlterUserScramCredentials(deletions, upsertions))
+            answer = await admin._send_request(AlterUserScramCredentials([], upsertions))
             assert all(code == 0 for _, code, _, _ in answer.results), answer
         finally:
             await admin.close()

@@ -149,7 +149,10 @@ class Soak:
 
 
 async def look_at(worker: Worker, at: float) -> Sampled:
-    _, metrics = await worker.probe("/metrics")
+    async with asyncio.timeout(30):
+        # A worker that is busy answers later, and tells of the lag once it has read something.
+        while "\ntrips_lag_records{" not in (metrics := (await worker.probe("/metrics"))[1]):  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
     process = Path(f"/proc/{worker.process.pid}")
     return Sampled(
         at,
@@ -164,4 +167,5 @@ async def look_at(worker: Worker, at: float) -> Sampled:
 def total(metrics: str, name: str) -> float:
     """The sum of a metric over its labels."""
     found: list[Any] = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", metrics, re.MULTILINE)
+    assert found, f"no {name} among the metrics"
     return sum(map(float, found))

@@ -88,7 +88,7 @@ def names(line, *words):
 def refused(run, note):
     """A row for what ends in a refusal, and has nothing to judge."""
     row = run.row
-    row.messages, row.note, row.clean = run.load.sent, note, True
+    row.messages, row.note, row.clean, row.judged = run.load.sent, note, True, False
 
 
 class AnotherLife:
@@ -143,10 +143,19 @@ class AnotherLife:
         return [record for record in records if record.offset >= self.began[record.topic][record.partition].end]
 
 
+async def start_anew(run, make_settings):
+    """After a refusal, with the same source, while telemetry goes on."""
+    another = AnotherLife(run, make_settings)
+    await another.begin()
+    await more_telemetry(run)
+    await another.live()
+    run.row.note = "refused: one line; then judged"
+
+
 def fill(row, verdict):
     row.messages, row.trips = verdict.messages, verdict.trips
     row.missing, row.extra, row.different = verdict.missing, verdict.extra, verdict.different
-    row.duplicates, row.clean = verdict.duplicates, verdict.clean
+    row.duplicates, row.clean, row.judged = verdict.duplicates, verdict.clean, True
     assert verdict.clean, str(verdict)
     assert verdict.trips > 0
 
@@ -255,11 +264,7 @@ async def test_a_source_that_is_created_anew_longer_than_it_was_is_refused_and_s
         mine = [(record.key, record.value) for record in old if record.partition == number]
         await outside.overwrite(settings, telemetry, number, [*mine, *mine[:50]])
     is_another_topic(await refusals(run), settings)
-    another = AnotherLife(run, make_settings)
-    await another.begin()
-    await more_telemetry(run)
-    await another.live()
-    run.row.note = "refused: one line; then judged"
+    await start_anew(run, make_settings)
 
 
 @pytest.mark.all_faults
@@ -389,11 +394,7 @@ async def test_a_changelog_that_is_deleted_is_refused_and_started_anew_without(d
         f"committed offset {at} of {settings.topics.telemetry}",
         "another TRIPS_APPLICATION_ID and a TRIPS_REVISION_BASE",
     )
-    another = AnotherLife(run, make_settings)
-    await another.begin()
-    await more_telemetry(run)
-    await another.live()
-    run.row.note = "refused: one line; then judged"
+    await start_anew(run, make_settings)
 
 
 @pytest.mark.all_faults
@@ -437,6 +438,19 @@ async def test_a_changelog_that_is_cut_off_is_refused(drill, settings):
     )
     await outside.configure(settings, changelog, cleanup_policy="compact")
     assert await refusals(run, times=1) == line
+    refused(run, "refused: one line")
+
+
+async def test_a_changelog_whose_end_the_brokers_have_lost_is_refused(drill, settings):
+    run = await drill("changelog: its last records lost by the brokers", settings)
+    changelog = settings.topics.changelog
+    await work(run, 1.5)
+    # As it was some checkpoints ago: every value whole, and the group's offset ahead of it.
+    before = seal_value(CLOCK_KEY, pack_clock(1, await vehicles(settings, 1), Standing(3)))
+    await outside.overwrite(settings, changelog, 1, [(CLOCK_KEY, before)])
+    line = await refusals(run)
+    names(line, f"{changelog} partition 1 holds state up to offset 3 of {settings.topics.telemetry}, but the group")
+    names(line, "together with newer state", "another TRIPS_APPLICATION_ID")
     refused(run, "refused: one line")
 
 

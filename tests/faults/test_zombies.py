@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from faults.conftest import FAULTS
 from faults.faulty_worker import AROUND, STEPS
 
@@ -91,14 +91,37 @@ async def test_frozen_in_a_checkpoint(drill, settings, every_fault):
     steps = [*STEPS, *STEPS, *AROUND] if every_fault else ["deliver", "commit"]
     fenced = await freeze_at_steps(run, steps)
     await run.finish()
+    # Those that were frozen outside of a transaction join again.
     assert fenced >= len(steps) // 3
 
 
 @pytest.mark.all_faults
 async def test_frozen_in_a_checkpoint_while_the_changelog_is_compacted(drill, broker):
-    run = await drill("zombie: the same, while the log cleaner compacts", broker(COMPACTING))
-    await freeze_at_steps(run, ["add", "send", "deliver", "commit", "committed", "send", "deliver", "commit"])
+    settings = broker(COMPACTING)
+    run = await drill("zombie: the same, while the log cleaner compacts", settings)
+    steps = ["add", "send", "deliver", "commit", "committed", "send", "deliver", "commit"]
+    fenced = await freeze_at_steps(run, steps)
     await run.finish()
+    assert fenced >= len(steps) // 2
+    assert await compacted(settings) > 100
+
+
+async def compacted(settings):
+    """How many records the log cleaner has taken out of the changelog, at least."""
+    consumer = AIOKafkaConsumer(**settings.client(), isolation_level="read_uncommitted")
+    await consumer.start()
+    try:
+        places = [TopicPartition(settings.topics.changelog, number) for number in range(settings.partitions)]
+        consumer.assign(places)
+        await consumer.seek_to_beginning(*places)
+        ends = await consumer.end_offsets(places)
+        there = 0
+        while got := await consumer.getmany(timeout_ms=2_000):
+            there += sum(map(len, got.values()))
+        # Each checkpoint leaves at least a record and one marker: without a cleaner, half of the offsets have records.
+        return sum(ends.values()) - 2 * there
+    finally:
+        await consumer.stop()
 
 
 @pytest.mark.all_faults
@@ -125,11 +148,18 @@ async def test_frozen_while_a_silence_is_due(drill, settings):
         run.load.start(rate=500)
         await run.pause(2.0, 4.0)
         await run.load.stop()
-        await run.pause(2.5, 4.5)  # the silence is over 4 s after the last record
+        await run.pause(1.0, 3.5)  # the silence is over 4 s after the last record
         zombie = run.chance.choice(run.workers)
+        (other,) = (worker for worker in run.workers if worker is not zombie)
+        began = time.monotonic()
         zombie.freeze()
         run.repetitions += 1
-        await asyncio.sleep(4)
+        # The other takes all over; the quiet of the zombie's vehicles runs out with it.
+        async with asyncio.timeout(60):
+            while "trips_partitions 4.0" not in (await other.probe("/metrics"))[1]:  # noqa: ASYNC110 - processes
+                await asyncio.sleep(0.1)
+        await asyncio.sleep(5)
+        run.row.recovery.append(round(time.monotonic() - began, 2))
         await let_it_wake_up(run, zombie)
         await asyncio.gather(*(place.running() for place in run.places))
     await asyncio.sleep(7)  # the last silence, and its checkpoint

@@ -128,6 +128,8 @@ class Supervised:
         self._number = number
         self._plan = plan
         self._expect_exit = expect_exit
+        self.may_be_silent = False
+        """It may end without a reason in its log: there is no memory for it."""
         self._keep = True
         self._task = asyncio.create_task(self._supervise(), name=f"supervisor {number}")
 
@@ -148,8 +150,10 @@ class Supervised:
             worker.thaw()
             worker.terminate()
             code = await worker.ended()
-            # In its first second it is a Python that imports: the signal's own way to end it is all right.
-            if code != 0 and not (code == -signal.SIGTERM and "starting" not in worker.output()):
+            # In its first second it is a Python that imports: the signal's own way to end it is all right. And the
+            # signal can come while it ends by itself, because another worker has taken over what was its own.
+            fenced = code == 1 and [text.partition(":")[0] for text in worker.critical()] == ["Fenced"]
+            if code != 0 and not fenced and not (code == -signal.SIGTERM and "starting" not in worker.output()):
                 self.failures.append(f"{worker.name} ended with {code} after SIGTERM:\n{tail(worker)}")
         await asyncio.wait([self._task])
         if not self._task.cancelled():
@@ -175,7 +179,7 @@ class Supervised:
                 self.ends.append((code, said))
                 if code not in self._expect_exit:
                     self.failures.append(f"{name} ended with {code}:\n{tail(worker)}")
-                elif code == 1 and len(said) != 1:
+                elif code == 1 and len(said) != 1 and not (self.may_be_silent and not said):
                     self.failures.append(f"{name} ended with 1 and {len(said)} reasons:\n{tail(worker)}")
             if self._keep:
                 await asyncio.sleep(_RESTART_AFTER)

@@ -187,6 +187,20 @@ async def test_a_checkpoint_that_hangs_is_reported(monkeypatch):
         assert "partition 3" in str(one.failures[0])
 
 
+async def test_a_checkpoint_during_which_the_process_stood_still_is_not_blamed_on_the_brokers(monkeypatch):
+    monkeypatch.setattr(module, "_CHECKPOINT_TIMEOUT", 0.05)
+    monkeypatch.setattr(module, "_STOOD_STILL", 0.1)
+    async with bench() as one:
+        one.checkpointer.may_go_on.clear()
+        one.feed(b"a")
+        await asyncio.sleep(0.02)
+        time.sleep(0.4)  # noqa: ASYNC251 - that is what is tried
+        await asyncio.sleep(0.05)
+        (failure,) = one.failures
+        assert "stood still" in str(failure)
+        assert "brokers" not in str(failure)
+
+
 async def test_draining_does_not_wait_for_the_interval():
     async with bench(interval=60) as one:
         one.feed(b"a")

@@ -80,6 +80,7 @@ class Processor:
         self.rules = rules
         self.clock = 0
         self.standing = Standing()
+        self.backlog_end = 0
         self.counts = Counts()
         self.open_trips = 0
         self.state_bytes = 0
@@ -101,6 +102,10 @@ class Processor:
     def process(self, records: Iterable[Record]) -> None:
         """Apply a batch of records, announce what it leaves pending, and close what is silent by its timestamps."""
         read, counts, touched = self._reader.read, self.counts, self._changed
+        # With a revision base, an application before this one has announced trips of the same records. A trip that
+        # it told and that later records took back is taken back here only if it is told here, too: whatever the
+        # trips were in between is announced, after each record.
+        singly_before = self.backlog_end if self.rules.revision_base else 0
         pending: dict[str, Vehicle] = {}
         for record in records:
             counts.messages += 1
@@ -134,7 +139,10 @@ class Processor:
             if added:
                 counts.applied += 1
                 touched[vehicle.id] = vehicle
-                if vehicle.pending:
+                if vehicle.pending and record.offset < singly_before:
+                    vehicle.announce()
+                    self._collect(vehicle)
+                elif vehicle.pending:
                     pending[vehicle.id] = vehicle
             elif not late:
                 counts.repeated += 1

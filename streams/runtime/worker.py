@@ -248,6 +248,7 @@ class Worker:
                 starts[number] = start_of(number, self._names, standing, found, empty=not processor.vehicles)
             except TripsError as error:
                 problems.append((number, error))
+            processor.backlog_end = found.end
             processor.standing = standing._replace(
                 telemetry_id=ids.get(self.topics.telemetry, standing.telemetry_id),
                 changelog_id=ids.get(self.topics.changelog, standing.changelog_id),

@@ -136,7 +136,8 @@ class AnotherLife:
         assert 0 < len(new) < len(logs.events)
         fill(run.row, judge(replace(logs, events=new, events_uncommitted=uncommitted), self.settings))
         # What was said in the life before is said again, under higher revisions.
-        assert judge(logs, self.settings).violated <= {"I2"}
+        both = judge(logs, self.settings)
+        assert both.violated <= {"I2"}, str(both)
 
     def _new(self, records):
         """Those of this life."""

@@ -229,3 +229,25 @@ def test_the_first_sample_of_a_property_that_comes_behind_the_horizon_is_one_tha
     assert trip["data"]["trip"]["end"]["timestamp"] == "2026-03-01T08:01:50Z"
     assert trip["data"]["trip"]["metrics"]["max_speed_in_kmh"] == 80
     assert trip["data"]["trip"]["metrics"]["longest_gap_in_ms"] == 100_000
+
+
+def test_with_a_revision_base_a_backlog_tells_of_trips_that_were_none_for_who_has_heard_of_them_before():
+    # Each is the start of the trip until the next one comes, which is older.
+    records = [record(offset, message(second, ignition="ON"), T0) for offset, second in enumerate([900, 600, 300])]
+
+    def told(**rules):
+        processor = partition(**rules)
+        processor.backlog_end = 3
+        processor.process(records)
+        return [(one.event, one.trip_id) for one in processor.take().announcements]
+
+    # An application before this one was there when they came, one by one.
+    first = partition()
+    announced = []
+    for one in records:
+        first.process([one])
+        announced += [(said.event, said.trip_id) for said in first.take().announcements]
+    assert [event for event, _ in announced] == ["TripStarted", *["TripStarted", "TripDiscarded"] * 2]
+    assert told(revision_base=1000) == announced
+    # Without one before, a backlog is one thing, and nobody is told of what was true in the middle of it.
+    assert announced[1] not in told()

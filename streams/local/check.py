@@ -48,7 +48,8 @@ async def check(settings: Settings) -> AsyncIterator[Finding]:
             count = "1 broker" if len(brokers) == 1 else f"{len(brokers)} brokers"
             yield Finding("ok", "broker", f"{settings.bootstrap_servers} answers: {count}")
             shortest = await _shortest_session_ms(admin, str(brokers[0]["node_id"]))
-            found = await describe(admin, [topic.name for topic in wanted_topics(settings)])
+            needed = [topic.name for topic in wanted_topics(settings)]
+            found = await describe(admin, needed)
     except ClusterError as error:
         yield Finding("wrong", "broker", str(error))
         return
@@ -61,12 +62,13 @@ async def check(settings: Settings) -> AsyncIterator[Finding]:
         )
     reports = await check_topics(settings)
     for report in reports:
-        state = "ok" if report.is_right else "wrong"
+        state = "ok" if report.is_right else "wrong" if report.name in needed else "note"
+        whose = " (pushes or the trip status need it, no worker)" if state == "note" else ""
         if report.state == "missing":
-            yield Finding(state, "topic", f"{report.name} is missing: {report.details[0]}")
+            yield Finding(state, "topic", f"{report.name} is missing: {report.details[0]}{whose}")
         else:
             for detail in report.details:
-                yield Finding(state, "topic", f"{report.name}: {detail}")
+                yield Finding(state, "topic", f"{report.name}: {detail}{whose}")
     partitions = {
         name: [TopicPartition(name, number) for number in range(topic.partitions)] for name, topic in found.items()
     }

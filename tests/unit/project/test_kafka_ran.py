@@ -35,6 +35,7 @@ def run(folder, *arguments):
     )
 
 
+@pytest.mark.parametrize("processes", [(), ("-n", "2")], ids=["one process", "two processes"])
 @pytest.mark.parametrize(
     ("body", "arguments", "code", "says"),
     [
@@ -45,9 +46,9 @@ def run(folder, *arguments):
     ],
     ids=["ran", "skipped", "left out", "failed"],
 )
-def test_a_run_counts_only_if_its_kafka_tests_ran(tmp_path, body, arguments, code, says):
+def test_a_run_counts_only_if_its_kafka_tests_ran(tmp_path, processes, body, arguments, code, says):
     (tmp_path / "test_suite.py").write_text(SUITE.format(body=body))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    result = run(tmp_path, *arguments)
+    result = run(tmp_path, *processes, *arguments)
     assert result.returncode == code, result.stdout + result.stderr
     assert says in result.stdout

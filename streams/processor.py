@@ -115,35 +115,43 @@ class Processor:
                 continue
             if timestamp > self.clock:
                 self.clock = timestamp
-            reading = read(record.value, record.key, timestamp)
-            if reading.problems:
-                self._reject(record, reading.problems, partial=bool(reading.rows))
-            if reading.vehicle_id is None or not reading.rows:
+            vehicle_id, rows, _, problems = read(record.value, record.key, timestamp)
+            if problems:
+                self._reject(record, problems, partial=bool(rows))
+            if vehicle_id is None or not rows:
                 continue
-            vehicle = self._vehicle(reading.vehicle_id)
+            vehicle = self._vehicle(vehicle_id)
+            counts.samples += (rows[0][1] & _SAMPLES).bit_count()
+            if len(rows) == 1:
+                time_ms = rows[0][0] if self._offline else timestamp
+                if not record.headers and vehicle.go_on(rows[0], record.offset, time_ms, self.clock):
+                    counts.applied += 1
+                    touched[vehicle_id] = vehicle
+                    continue
+            else:
+                counts.samples += sum((row[1] & _SAMPLES).bit_count() for row in rows[1:])
             added, late = vehicle.apply(
-                reading.rows,
+                rows,
                 record.offset,
                 None if self._offline else timestamp,
                 self.clock,
                 _traceparent(record) if record.headers else None,
             )
-            counts.samples += sum((row[1] & _SAMPLES).bit_count() for row in reading.rows)
             if late:
                 counts.late += 1
                 named = ", ".join(f"{_NAMES[name]} of {iso(instant)}" for name, instant in late)
                 self._output.late.append(Late(record, f"behind the correction horizon: {named}"))
             if vehicle.said:  # also of the record before, when this one leaves that behind the horizon
-                touched[vehicle.id] = vehicle
+                touched[vehicle_id] = vehicle
                 self._collect(vehicle)
             if added:
                 counts.applied += 1
-                touched[vehicle.id] = vehicle
+                touched[vehicle_id] = vehicle
                 if vehicle.pending and record.offset < singly_before:
                     vehicle.announce()
                     self._collect(vehicle)
                 elif vehicle.pending:
-                    pending[vehicle.id] = vehicle
+                    pending[vehicle_id] = vehicle
             elif not late:
                 counts.repeated += 1
         for vehicle in pending.values():
@@ -319,7 +327,7 @@ class Processor:
         self._restoring = {}
 
     def _vehicle(self, vehicle_id: str) -> Vehicle:
-        vehicle = self._awake.pop(vehicle_id, None)
+        vehicle = self._awake.get(vehicle_id)
         if vehicle is None:
             stored = self._resting.pop(vehicle_id, None)
             if stored is None:
@@ -330,22 +338,26 @@ class Processor:
             vehicle.on_refused = self._count_refused
             if self._held_starts:
                 vehicle.muted |= self._held_starts.get(vehicle_id, set())
-        self._awake[vehicle_id] = vehicle
+            self._awake[vehicle_id] = vehicle
+            vehicle.placed_at = self.clock
         vehicle.looked_at = self.clock
         return vehicle
 
     def _put_to_rest(self) -> dict[bytes, bytes | None]:
         """Keep of vehicles that have not been looked at for a while only what is stored of them; what is not needed."""
         before = self.clock - _REST_MS
-        resting = []
-        for vehicle in self._awake.values():  # those looked at last come last
-            if vehicle.looked_at > before:
+        found = []
+        for vehicle in self._awake.values():  # in the order in which they were placed
+            if vehicle.placed_at > before:
                 break
-            resting.append(vehicle)
+            found.append(vehicle)
         changes: dict[bytes, bytes | None] = {}
-        for vehicle in resting:
+        for vehicle in found:
             del self._awake[vehicle.id]
-            if vehicle.stored is not None:
+            if vehicle.looked_at > before:  # it goes to the end, and is looked after again in a while
+                self._awake[vehicle.id] = vehicle
+                vehicle.placed_at = self.clock
+            elif vehicle.stored is not None:
                 changes.update(vehicle.tidy_up())
                 self._resting[vehicle.id] = vehicle.rest()
         return changes

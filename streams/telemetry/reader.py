@@ -7,7 +7,6 @@ starts over with :func:`streams.telemetry.explain.explain`, which is slower, tak
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import floor
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -44,8 +43,7 @@ _SHAPES: Final = 1_024
 _LONGEST_SHAPE: Final = 64
 
 
-@dataclass(slots=True)
-class Reading:
+class Reading(NamedTuple):
     """What a message says.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import asin, cos, floor, radians, sin, sqrt
 from typing import Final
 
-__all__ = ["is_jump", "leg_mm"]
+__all__ = ["cosine", "is_jump", "leg_and_cosine", "leg_mm"]
 
 _DIAMETER_MM: Final = 2 * 6_371_008_800
 """Twice the mean earth radius R1 = 6371.0088 km (Moritz 2000, Geodetic Reference System 1980)."""
@@ -15,10 +15,23 @@ _STEP: Final = radians(1e-7)
 
 def leg_mm(latitude: int, longitude: int, to_latitude: int, to_longitude: int) -> int:
     """The great circle between two positions in 1e-7 degrees, by the haversine formula, rounded half up to 1 mm."""
+    return leg_and_cosine(latitude, longitude, cosine(latitude), to_latitude, to_longitude)[0]
+
+
+def cosine(latitude: int) -> float:
+    """Of a latitude in 1e-7 degrees, for :func:`leg_and_cosine`."""
+    return cos(latitude * _STEP)
+
+
+def leg_and_cosine(
+    latitude: int, longitude: int, cosine_there: float, to_latitude: int, to_longitude: int
+) -> tuple[int, float]:
+    """As :func:`leg_mm`, for a path: takes the cosine of where it comes from, gives that of where it goes to."""
     half = sin((to_latitude - latitude) * _STEP / 2)
     across = sin((to_longitude - longitude) * _STEP / 2)
-    h = half * half + cos(latitude * _STEP) * cos(to_latitude * _STEP) * across * across
-    return floor(_DIAMETER_MM * asin(min(1.0, sqrt(h))) + 0.5)
+    cosine_here = cos(to_latitude * _STEP)
+    root = sqrt(half * half + cosine_there * cosine_here * across * across)
+    return floor(_DIAMETER_MM * asin(root if root < 1.0 else 1.0) + 0.5), cosine_here
 
 
 def is_jump(leg: int, elapsed_ms: int) -> bool:

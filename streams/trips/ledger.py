@@ -139,6 +139,8 @@ class Ledger:
 
     def store(self) -> dict[int, bytes]:
         """The pages that have changed since the last time; one without words is empty."""
+        if not self._changed:
+            return {}
         pages = self._dump(self._changed)
         self._changed = set()
         return pages

@@ -11,7 +11,9 @@ a few hundred bytes however many they were. That is what makes three things one:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum, auto
+from itertools import islice
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -194,6 +196,35 @@ class Machine:
             return moved
         self._act(action, row, places)
         return True
+
+    def cruise(self, rows: Sequence[Row], begin: int) -> int:
+        """Go on by the rows from ``begin`` on, as :meth:`feed` would, while a trip is simply on.
+
+        That is: without a gap, all of one mask, and none in which the trigger is off.
+
+        Returns:
+            The index of the first row that was not taken.
+        """
+        ride = self.ride
+        if self.phase is not Phase.ON or ride is None or self.last is None or self.fading:
+            return begin
+        mask = rows[begin][1]
+        places = column(mask)
+        trigger = places[self.rules.trigger]
+        longest = self.rules.silence_timeout_ms or inf
+        last, end = self.last, begin
+        for timestamp, own, values in islice(rows, begin, None):
+            if own != mask or timestamp - last > longest or (trigger >= 0 and not values[trigger]):
+                break
+            last = timestamp
+            end += 1
+        if end - begin > 1:
+            run = rows[begin:end]
+            ride.add_run(run, mask, places)
+            self._learn(*run[-1], places)
+            self.last = last
+            return end
+        return begin
 
     def _before(self, timestamp: int) -> bool:
         """What the time since the newest row means, before the row that comes now."""

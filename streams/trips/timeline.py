@@ -12,8 +12,9 @@ only where it differs from that of the row before it in the same chunk.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from math import inf
+from operator import itemgetter
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
@@ -293,8 +294,10 @@ class Timeline:
         """The rows with ``after`` < instant <= ``to`` in the order of time, those of one instant merged into one."""
         if self._by_instant is not None:
             return [self._by_instant[instant] for instant in sorted(self._by_instant) if after < instant <= to]
-        found = [row for row in self._unpacked(after, to) if after < row[0] <= to]
-        found.sort(key=_instant)
+        found = self._unpacked(after, to)
+        found.sort(key=itemgetter(0))
+        if len({row[0] for row in found}) == len(found):
+            return found
         ordered: list[Row] = []
         newest = None
         for row in found:
@@ -323,18 +326,20 @@ class Timeline:
         self._by_instant = None
         self._read = 0
 
-    def _unpacked(self, after: float, to: float) -> Iterator[Row]:
+    def _unpacked(self, after: float, to: float) -> list[Row]:
+        rows: list[Row] = []
         for chunk in self.sealed.values():
             if chunk.newest > after and chunk.oldest <= to:
                 self._read += len(chunk.packed)
-                yield from _unpack(zlib.decompress(chunk.packed))
+                rows += _within(_unpack(zlib.decompress(chunk.packed)), chunk.oldest, chunk.newest, after, to)
         for chunk in self.small:
             if chunk.newest > after and chunk.oldest <= to:
                 self._read += len(chunk.packed)
-                yield from _unpack(chunk.packed)
+                rows += _within(_unpack(chunk.packed), chunk.oldest, chunk.newest, after, to)
         if self.tail and self.tail_newest > after and self.tail_oldest <= to:
             self._read += len(self.tail)
-            yield from _unpack(bytes(self.tail))
+            rows += _within(_unpack(bytes(self.tail)), self.tail_oldest, self.tail_newest, after, to)
+        return rows
 
     def restore_tail(self, tail: bytes) -> None:
         """Take over a stored tail."""
@@ -350,29 +355,46 @@ class Timeline:
         return len(self.tail) + sum(_SPAN.size + len(chunk.packed) for chunk in chunks)
 
 
-def _instant(row: Row) -> int:
-    return row[0]
+def _within(rows: list[Row], oldest: int, newest: int, after: float, to: float) -> list[Row]:
+    if oldest > after and newest <= to:
+        return rows
+    return [row for row in rows if after < row[0] <= to]
 
 
-def _unpack(packed: bytes) -> Iterator[Row]:
+def _unpack(packed: bytes) -> list[Row]:
+    """Rows in the order in which they were packed."""
+    rows: list[Row] = []
     place, unit = 0, None
     size = len(packed)
     while place < size:
         (stored,) = _MASK.unpack_from(packed, place)
         layout = _struct(stored & _FIXED)
+        if stored <= _FIXED:
+            # A vehicle sends the same properties again and again: rows of one width, unpacked at once.
+            end = place + layout.size * _alike(packed, place, layout.size)
+            rows += [(row[1], stored, row[2:]) for row in layout.iter_unpack(packed[place:end])]
+            place = end
+            continue
         _, timestamp, *values = layout.unpack_from(packed, place)
         place += layout.size
-        if stored > _FIXED:
-            if stored & _UNIT:
-                if not stored & _SAME_UNIT:
-                    identifier, place = _text(packed, place)
-                    brand, place = _text(packed, place)
-                    unit = (identifier, brand)
-                values.append(unit)
-            if stored & _FLOW_ID:
-                flow_id, place = _text(packed, place)
-                values.append(flow_id)
-        yield timestamp, stored & ~_SAME_UNIT, tuple(values)
+        if stored & _UNIT:
+            if not stored & _SAME_UNIT:
+                identifier, place = _text(packed, place)
+                brand, place = _text(packed, place)
+                unit = (identifier, brand)
+            values.append(unit)
+        if stored & _FLOW_ID:
+            flow_id, place = _text(packed, place)
+            values.append(flow_id)
+        rows.append((timestamp, stored & ~_SAME_UNIT, tuple(values)))
+    return rows
+
+
+def _alike(packed: bytes, place: int, size: int) -> int:
+    """How many rows of this size follow each other that have one and the same mask."""
+    low, high = packed[place::size], packed[place + 1 :: size]
+    alike = min(len(column) - len(column.lstrip(column[:1])) for column in (low, high))
+    return min(alike, (len(packed) - place) // size)
 
 
 def _text(packed: bytes, place: int) -> tuple[str, int]:

@@ -6,14 +6,17 @@ totals of the rest, and the result is the same as if all had been kept.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from enum import IntFlag
+from itertools import islice
+from operator import sub
 from typing import Any, Final, Literal, NamedTuple
 
-from streams.trips.geo import is_jump, leg_mm
+from streams.trips.geo import cosine, is_jump, leg_and_cosine, leg_mm
 from streams.trips.route import Place, encode, extend
 from streams.trips.rules import Rules
-from streams.trips.samples import Property, Unit
+from streams.trips.samples import Property, Row, Unit
 
 __all__ = ["Distance", "Fix", "Flag", "Ride", "Trip"]
 
@@ -199,12 +202,7 @@ class Ride:
             speed = values[place]
             if self.max_speed is None or speed > self.max_speed:
                 self.max_speed = speed
-            if speed < _IDLE_SPEED:
-                if self.slow_at is not None and timestamp - self.slow_at <= _IDLE_PAUSE_MS:
-                    self.idle_ms += timestamp - self.slow_at
-                self.slow_at = timestamp
-            else:
-                self.slow_at = None
+            self._idle(timestamp, speed)
         place = places[Property.MILEAGE]
         if place >= 0:
             reading = values[place]
@@ -216,6 +214,60 @@ class Ride:
                 values[places[energy]] if known is None and places[energy] >= 0 else known
                 for energy, known in zip(_ENERGIES, self.start_energies, strict=True)
             )
+
+    def add_run(self, run: Sequence[Row], mask: int, places: tuple[int, ...]) -> None:
+        """Count rows inside the trip, all of one mask, as :meth:`add` would one after the other."""
+        timestamp, _, first = run[0]
+        self.add(timestamp, mask, first, places)  # also what is known from the first one on
+        instants = [row[0] for row in run]
+        self.longest_gap = max(self.longest_gap, max(map(sub, instants[1:], instants)))
+        self.last = instants[-1]
+        columns = list(zip(*(row[2] for row in run), strict=True))
+        place = places[Property.POSITION]
+        if place >= 0:
+            self._go_along(instants, columns[place], columns[place + 1])
+        place = places[Property.SPEED]
+        if place >= 0:
+            speeds = columns[place]
+            self.max_speed = max(self.max_speed or 0, max(speeds))
+            if self.slow_at is not None or min(speeds) < _IDLE_SPEED:
+                for instant, speed in islice(zip(instants, speeds, strict=True), 1, None):
+                    self._idle(instant, speed)
+        place = places[Property.MILEAGE]
+        if place >= 0:
+            self.end_odometer = columns[place][-1]
+
+    def _go_along(self, instants: Sequence[int], latitudes: Sequence[int], longitudes: Sequence[int]) -> None:
+        """Extend the path by the points behind the first, which is in it already."""
+        begin = 1
+        while begin < len(instants) and (self.opening or self.fixes < 2 or self.path_end is None or self.route_step):
+            self.fixes += 1
+            self._extend((instants[begin], latitudes[begin], longitudes[begin]))
+            begin += 1
+        if begin == len(instants) or self.path_end is None:
+            return
+        self.fixes += len(instants) - begin
+        # The same as _go_to, point for point, with all that changes in local names.
+        since, latitude, longitude = self.path_end
+        path, legs, here = self.path_mm, self.legs, cosine(latitude)
+        points = zip(instants, latitudes, longitudes, strict=True)
+        for instant, to_latitude, to_longitude in islice(points, begin, None):
+            leg, there = leg_and_cosine(latitude, longitude, here, to_latitude, to_longitude)
+            if is_jump(leg, instant - since):
+                self.flags |= Flag.POSITION_JUMPS
+                continue
+            path += leg
+            legs += 1
+            since, latitude, longitude, here = instant, to_latitude, to_longitude, there
+        self.path_mm, self.legs, self.path_end = path, legs, (since, latitude, longitude)
+
+    def _idle(self, timestamp: int, speed: int) -> None:
+        if speed < _IDLE_SPEED:
+            if self.slow_at is not None and timestamp - self.slow_at <= _IDLE_PAUSE_MS:
+                self.idle_ms += timestamp - self.slow_at
+            self.slow_at = timestamp
+        else:
+            self.slow_at = None
 
     def _extend(self, point: Point) -> None:
         if self.opening:

@@ -40,9 +40,11 @@ from streams.trips.trip import Trip
 __all__ = ["Deleting", "Outcome", "StoredVehicle", "Vehicle"]
 
 _HEAD_BUDGET: Final = 250
+_LEAST_HEAD: Final = 48  # bytes that a head takes without a tail, at least
 _MARKS: Final = 256
 _QUIET_FOREVER: Final = 1 << 52
 _INSTANT: Final = Struct("<q")
+_PLAIN: Final = (1 << FLOW_ID_BIT) - 1  # masks without a flow id
 _ALERT: Final = Struct("<q?")  # the first bytes of a head: when to wake, and whether a trip is on
 
 
@@ -162,6 +164,7 @@ class Vehicle:
         "on",
         "on_refused",
         "pending",
+        "placed_at",
         "said",
         "stored",
         "was_on",
@@ -205,13 +208,53 @@ class Vehicle:
         self.stored: StoredVehicle | None = None
         self.was_on = False
         self.counted_size = 0
-        self.looked_at = 0
+        self.looked_at = self.placed_at = 0
         self.muted: set[int] = set()
         """Starts of trips of which nothing is said: those that are deleted, or are about to be."""
         self.on_refused: Callable[[int], None] | None = None
         """Is told how many samples have come of deleted trips."""
 
     # -- a record comes in -------------------------------------------------------------------------------------------
+
+    def go_on(self, row: Row, offset: int, time_ms: int, arrival: int) -> bool:
+        """Take in a record of one row, as :meth:`apply` would, if it comes in order and changes nothing that is told.
+
+        That is what nearly all records do, so there is no more to it than there must be.
+
+        Returns:
+            Whether it was taken; if not, nothing has changed.
+        """
+        timestamp, mask, values = row
+        newest = self._newest
+        if newest is None or timestamp <= newest or timestamp > self._due or mask > _PLAIN:
+            return False
+        if self._touched is not None or self._quiet or self._stale or self._holes:
+            return False
+        rules, on = self._rules, self._trigger_on
+        silence = rules.silence_timeout_ms
+        if on and silence and timestamp - newest > silence:
+            return False
+        trigger = rules.trigger
+        if mask >> trigger & 1:
+            if values[(mask & ((1 << trigger) - 1)).bit_count()] != on or self._trigger_gap:
+                return False
+            self._trigger_at, self._trigger_on = timestamp, on == 1
+        self._timeline.append(row)
+        if self._last is not None:
+            if timestamp > self._last_until:
+                self._last = None  # samples of a deleted trip fade
+            else:
+                for name, value in row_items(row).items():
+                    self._last[name] = (timestamp, value)
+        self._newest = timestamp
+        horizon = newest - rules.correction_horizon_ms
+        if horizon > self._horizon:
+            self._horizon = horizon
+        self._offset = offset
+        self._time_ms = time_ms
+        self._arrival = arrival
+        self._traceparent = None
+        return True
 
     def apply(
         self, rows: Sequence[Row], offset: int, time_ms: int | None, arrival: int, traceparent: str | None
@@ -561,9 +604,25 @@ class Vehicle:
         return derived, begin, unchanged
 
     def _feed(self, machine: Machine, to: float) -> None:
-        for step in self._steps(machine, to):
-            if machine.go(step) and machine.last is not None:
-                self._marks.append(Mark(machine.last, machine.pack()))
+        if self._holes:
+            for step in self._steps(machine, to):
+                if machine.go(step):
+                    self._mark(machine)
+            return
+        rows = self._timeline.rows(_instant_of(machine), to)
+        place = 0
+        while place < len(rows):
+            onwards = machine.cruise(rows, place)
+            if onwards > place:
+                place = onwards
+                continue
+            if machine.feed(rows[place]):
+                self._mark(machine)
+            place += 1
+
+    def _mark(self, machine: Machine) -> None:
+        if machine.last is not None:
+            self._marks.append(Mark(machine.last, machine.pack()))
 
     def _steps(self, machine: Machine, to: float) -> Iterable[Row | Hole]:
         """What comes after all that the machine has seen, up to an instant."""
@@ -902,8 +961,10 @@ class Vehicle:
         self._tidy()
         if self._holes:
             self._tidy_holes()
-        head = self._head()
-        if len(head) + len(timeline.tail) + FRAME_SIZE > _HEAD_BUDGET and timeline.tail:
+        head = b""
+        if len(timeline.tail) + FRAME_SIZE + _LEAST_HEAD <= _HEAD_BUDGET:
+            head = self._head()
+        if (not head or len(head) + len(timeline.tail) + FRAME_SIZE > _HEAD_BUDGET) and timeline.tail:
             timeline.store_tail()
             if timeline.has_new_sealed and not self._stale:
                 oldest = timeline.oldest

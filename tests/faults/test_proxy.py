@@ -183,7 +183,13 @@ def test_new_connections_are_refused_until_it_heals(connect, proxy):
 
 
 def test_a_server_that_is_gone_is_a_reset(connect):
-    port, nobody = free_ports(2)
+    (port,) = free_ports(1)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen; nobody else can, either
+        _is_reset(port, nobody.getsockname()[1])
+
+
+def _is_reset(port, nobody):
     with (
         Proxy(port, nobody, seed=1),
         socket.create_connection(("127.0.0.1", port), timeout=5.0) as client,

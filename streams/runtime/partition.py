@@ -21,6 +21,10 @@ __all__ = ["CheckpointTaker", "Observer", "Partition", "PartitionProcessor", "Qu
 # A checkpoint is taken at the latest when so many records wait for it: at 160,000 rec/s on 8 partitions that is once a
 # second, and some tens of megabytes a worker. Twice as many wait while one is under way; then reading waits.
 _MAX_WAITING: Final = 20_000
+# A partition with so many records to read is late anyway. Its checkpoints are so many seconds apart, at least: each
+# vehicle's state is then written once for several of its records.
+_BACKLOG: Final = 4_000
+_BACKLOG_INTERVAL: Final = 1.0
 # Less than the transaction's own timeout (30 s), so that we say what happened before the coordinator aborts it.
 _CHECKPOINT_TIMEOUT: Final = 25.0
 # So much later than that, it is not the brokers that were slow.
@@ -177,6 +181,7 @@ class Partition:
         self.answered = time.monotonic()
         """When a broker has last answered a fetch of this partition (monotonic)."""
         self._answer: int | None = None
+        self._unread = 0  # as of the last tick
         self._checkpointer = checkpointer
         self._interval = interval
         self._observer = observer
@@ -326,8 +331,9 @@ class Partition:
 
     def _measure_lag(self, progress: Progress | None) -> None:
         if progress is None or progress.end is None:
-            self.lag = None
+            self.lag, self._unread = None, 0
             return
+        self._unread = progress.end - progress.position
         # Where the last offsets hold no records (transaction markers), nothing is left although nothing was committed.
         done = progress.position >= progress.end and progress.batches == self._sequence and self.settled
         self.lag = 0 if done else max(0, progress.end - self._reached)
@@ -366,8 +372,11 @@ class Partition:
             while True:
                 await self._due.wait()
                 # Begun late: what comes of the next batches goes along.
+                behind = self._unread > _BACKLOG
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._interval):  # wait_for would lose a cancellation in Python 3.11
+                    async with asyncio.timeout(
+                        max(self._interval, _BACKLOG_INTERVAL) if behind else self._interval
+                    ):  # wait_for would lose a cancellation in Python 3.11
                         await self._hurry.wait()
                 await self._checkpoint()
         except Exception as error:  # noqa: BLE001 - whatever it is, what is in memory is not what is committed

@@ -6,6 +6,7 @@ Rounding is half up and comes last, from exact integers. What is not known is le
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import cache, lru_cache
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -19,6 +20,7 @@ __all__ = ["Envelope", "deleted", "discarded", "ended", "finished", "iso", "read
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+@lru_cache(maxsize=4096)  # the same instants are told in several announcements
 def iso(instant: int) -> str:
     """Epoch milliseconds as RFC 3339 in UTC, with milliseconds only where they are not zero."""
     moment = _EPOCH + timedelta(milliseconds=instant)
@@ -56,17 +58,14 @@ class Envelope(NamedTuple):
             }
         )
 
-    def head(self, revision: int | None) -> dict[str, Any]:
-        """The trip's names."""
-        names: dict[str, Any] = {"id": self.identity.id, "key": self.identity.key}
-        if revision is not None:
-            names["revision"] = revision
-        return names
+    def head(self) -> dict[str, Any]:
+        """The trip's names, and the revision."""
+        return {"id": self.identity.id, "key": self.identity.key, "revision": self.revision}
 
 
-def started(envelope: Envelope, trip: Trip, *, revision: int | None) -> dict[str, Any]:
+def started(envelope: Envelope, trip: Trip) -> dict[str, Any]:
     """The ``trip`` of TripStarted: what was known at its start, whatever is known by now."""
-    content = envelope.head(revision) | _flags(trip.flags & Flag.START_UNOBSERVED)
+    content = envelope.head() | _flags(trip.flags & Flag.START_UNOBSERVED)
     content["data_completion_status"] = "ONGOING"
     content["vehicle_id"] = envelope.vehicle_id
     if trip.start_unit is not None:
@@ -76,10 +75,10 @@ def started(envelope: Envelope, trip: Trip, *, revision: int | None) -> dict[str
     return content
 
 
-def ended(envelope: Envelope, trip: Trip, *, revision: int | None, status: str = "PENDING") -> dict[str, Any]:
+def ended(envelope: Envelope, trip: Trip, *, status: str = "PENDING") -> dict[str, Any]:
     """The ``trip`` of TripEnded: as of its end, without metrics."""
     flags = trip.flags | (Flag.ODOMETER_IMPLAUSIBLE if trip.odometer_implausible else 0)
-    content = envelope.head(revision) | _flags(flags)
+    content = envelope.head() | _flags(flags)
     content["data_completion_status"] = status
     content["vehicle_id"] = envelope.vehicle_id
     if trip.unit is not None:
@@ -89,22 +88,22 @@ def ended(envelope: Envelope, trip: Trip, *, revision: int | None, status: str =
     return content
 
 
-def finished(envelope: Envelope, trip: Trip, *, revision: int | None) -> dict[str, Any]:
+def finished(envelope: Envelope, trip: Trip) -> dict[str, Any]:
     """The ``trip`` of TripDataReady: all of it."""
-    content = ended(envelope, trip, revision=revision, status="FINISHED") | {"metrics": _metrics(trip)}
+    content = ended(envelope, trip, status="FINISHED") | {"metrics": _metrics(trip)}
     if trip.route is not None:
         content["route"] = {"polyline": trip.route, "precision": 5}
     return content
 
 
-def discarded(envelope: Envelope, trip: Trip, *, revision: int | None) -> dict[str, Any]:
+def discarded(envelope: Envelope, trip: Trip) -> dict[str, Any]:
     """The ``trip`` of TripDiscarded, when it is too short: all of it."""
-    return ended(envelope, trip, revision=revision, status="DISCARDED") | {"metrics": _metrics(trip)}
+    return ended(envelope, trip, status="DISCARDED") | {"metrics": _metrics(trip)}
 
 
 def superseded(envelope: Envelope, start: int) -> dict[str, Any]:
     """The ``trip`` of TripDiscarded, when it never was: its names only."""
-    return envelope.head(envelope.revision) | {
+    return envelope.head() | {
         "data_completion_status": "DISCARDED",
         "vehicle_id": envelope.vehicle_id,
         "start": {"timestamp": iso(start)},
@@ -113,7 +112,7 @@ def superseded(envelope: Envelope, start: int) -> dict[str, Any]:
 
 def deleted(envelope: Envelope) -> dict[str, Any]:
     """The ``trip`` of TripDeleted: its names only."""
-    return envelope.head(envelope.revision) | {"vehicle_id": envelope.vehicle_id}
+    return envelope.head() | {"vehicle_id": envelope.vehicle_id}
 
 
 def ready_event(trip: Trip, rules: Rules) -> tuple[str, dict[str, str]]:
@@ -123,8 +122,13 @@ def ready_event(trip: Trip, rules: Rules) -> tuple[str, dict[str, str]]:
 
 
 def _flags(flags: int) -> dict[str, Any]:
-    names = [flag.name for flag in Flag if flags & flag]
+    names = _names(int(flags))
     return {"is_flagged": bool(names), "flags": names}
+
+
+@cache
+def _names(flags: int) -> tuple[str | None, ...]:
+    return tuple(flag.name for flag in Flag if flags & flag)
 
 
 def _boundary(instant: int, fix: Fix | None) -> dict[str, Any]:

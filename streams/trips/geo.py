@@ -31,7 +31,7 @@ def leg_and_cosine(
     across = sin((to_longitude - longitude) * _STEP / 2)
     cosine_here = cos(to_latitude * _STEP)
     root = sqrt(half * half + cosine_there * cosine_here * across * across)
-    return floor(_DIAMETER_MM * asin(root if root < 1.0 else 1.0) + 0.5), cosine_here
+    return floor(_DIAMETER_MM * asin(min(1.0, root)) + 0.5), cosine_here
 
 
 def is_jump(leg: int, elapsed_ms: int) -> bool:

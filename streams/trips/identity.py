@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -29,6 +30,7 @@ class TripIdentity(NamedTuple):
     flow_id: str
 
 
+@lru_cache(maxsize=4096)  # a trip is told several times
 def identify(vehicle_id: str, start: int) -> TripIdentity:
     """The names of the trip of this vehicle that starts at this instant (epoch milliseconds)."""
     digest = blake2b(b"%b\0%d" % (vehicle_id.encode(), start), digest_size=16).digest()

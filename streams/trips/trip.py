@@ -220,7 +220,7 @@ class Ride:
         timestamp, _, first = run[0]
         self.add(timestamp, mask, first, places)  # also what is known from the first one on
         instants = [row[0] for row in run]
-        self.longest_gap = max(self.longest_gap, max(map(sub, instants[1:], instants)))
+        self.longest_gap = max(self.longest_gap, *map(sub, instants[1:], instants))
         self.last = instants[-1]
         columns = list(zip(*(row[2] for row in run), strict=True))
         place = places[Property.POSITION]
@@ -229,7 +229,7 @@ class Ride:
         place = places[Property.SPEED]
         if place >= 0:
             speeds = columns[place]
-            self.max_speed = max(self.max_speed or 0, max(speeds))
+            self.max_speed = max(self.max_speed or 0, *speeds)
             if self.slow_at is not None or min(speeds) < _IDLE_SPEED:
                 for instant, speed in islice(zip(instants, speeds, strict=True), 1, None):
                     self._idle(instant, speed)

@@ -662,7 +662,7 @@ class Vehicle:
             self._say(
                 "TripStarted",
                 trip,
-                content.started,
+                content.started(self._envelope(trip.start, trip.flow_id), trip),
                 trip.start,
                 trips_record=TripsRecord.DELETE if published else TripsRecord.KEEP,
             )
@@ -675,7 +675,8 @@ class Vehicle:
     def _end(self, trip: Trip, word: Word) -> None:
         word.state, word.end, word.digest, word.owed = State.ENDED, trip.end, b"", False
         self._ledger.note(trip.start, word)
-        self._say("TripEnded", trip, content.ended, trip.end or 0)
+        body = content.ended(self._envelope(trip.start, trip.flow_id), trip)
+        self._say("TripEnded", trip, body, trip.end or 0)
 
     def _advance(self, trip: Trip, word: Word) -> None:
         """Say of a trip that has ended that it has, and that it is ready, if that is not said yet."""
@@ -694,7 +695,8 @@ class Vehicle:
         event, data = content.ready_event(trip, self._rules)
         state = State.DISCARDED if event == "TripDiscarded" else State.READY
         tell = content.discarded if state is State.DISCARDED else content.finished
-        digest = self._digest(trip, tell)
+        body = tell(self._envelope(trip.start, trip.flow_id), trip)
+        digest = _digest(body)
         owed = word.state is not state or word.digest != digest
         if word.owed != (owed and not passed):
             word.owed = not word.owed
@@ -704,17 +706,13 @@ class Vehicle:
         record = TripsRecord.PUT if state is State.READY else TripsRecord.DELETE if word.published else TripsRecord.KEEP
         word.state, word.digest, word.published = state, digest, state is State.READY
         self._ledger.note(trip.start, word)
-        self._say(event, trip, tell, trip.end or 0, data, trips_record=record)
+        self._say(event, trip, body, trip.end or 0, data, trips_record=record)
 
     def _delay_passed(self, trip: Trip) -> bool:
         delay = self._rules.ready_delay_ms
         if not delay or self._quiet > delay:
             return True
         return self._newest is not None and trip.end is not None and self._newest >= trip.end + delay
-
-    def _digest(self, trip: Trip, tell: Any) -> bytes:
-        envelope = self._envelope(trip.start, None)
-        return blake2b(orjson.dumps(tell(envelope, trip, revision=None)), digest_size=8).digest()
 
     def _envelope(self, start: int, flow_id: str | None) -> content.Envelope:
         identity = identify(self.id, start)
@@ -741,14 +739,13 @@ class Vehicle:
         self,
         event: str,
         trip: Trip,
-        tell: Any,
+        body: dict[str, Any],
         occurred_at: int,
         data: dict[str, str] | None = None,
         *,
         trips_record: TripsRecord = TripsRecord.KEEP,
     ) -> None:
         envelope = self._envelope(trip.start, trip.flow_id)
-        body = tell(envelope, trip, revision=envelope.revision)
         identifier, payload = envelope.encode(event, occurred_at, body, **(data or {}))
         self._publish(envelope, event, identifier, payload, trips_record)
 
@@ -1093,6 +1090,12 @@ def _put(changes: dict[bytes, bytes | None], key: bytes, content_: bytes) -> Non
 
 def _part_key(kind: bytes, number: int, vehicle: bytes) -> bytes:
     return kind + number.to_bytes(2, "big") + vehicle
+
+
+def _digest(body: dict[str, Any]) -> bytes:
+    """Of what is told of a trip, whichever revision tells it."""
+    content_ = {name: value for name, value in body.items() if name != "revision"}
+    return blake2b(orjson.dumps(content_), digest_size=8).digest()
 
 
 def _instant_of(machine: Machine) -> float:

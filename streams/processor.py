@@ -80,7 +80,6 @@ class Processor:
         self.rules = rules
         self.clock = 0
         self.standing = Standing()
-        self.backlog_end = 0
         self.counts = Counts()
         self.open_trips = 0
         self.state_bytes = 0
@@ -102,10 +101,10 @@ class Processor:
     def process(self, records: Iterable[Record]) -> None:
         """Apply a batch of records, announce what it leaves pending, and close what is silent by its timestamps."""
         read, counts, touched = self._reader.read, self.counts, self._changed
-        # With a revision base, an application before this one has announced trips of the same records. A trip that
-        # it told and that later records took back is taken back here only if it is told here, too: whatever the
-        # trips were in between is announced, after each record.
-        singly_before = self.backlog_end if self.rules.revision_base else 0
+        # With a revision base, an application before this one has announced trips of the records that were there when
+        # this one began. A trip that it told and that later records took back is taken back here only if it is told
+        # here, too: whatever the trips were in between is announced, after each record.
+        singly_before = (self.standing.backlog_end or 0) if self.rules.revision_base else 0
         pending: dict[str, Vehicle] = {}
         for record in records:
             counts.messages += 1
@@ -121,6 +120,8 @@ class Processor:
             if vehicle_id is None or not rows:
                 continue
             vehicle = self._vehicle(vehicle_id)
+            if singly_before:
+                vehicle.told_before = record.offset < singly_before
             counts.samples += (rows[0][1] & _SAMPLES).bit_count()
             if len(rows) == 1:
                 time_ms = rows[0][0] if self._offline else timestamp

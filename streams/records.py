@@ -114,6 +114,7 @@ class Standing(NamedTuple):
         changelog_id: the same of the topic that the state is written to.
         next_command: offset of the next command; None: none was read yet.
         commands_id: the same of the topic of commands.
+        backlog_end: where the source ended when the state was begun, from nothing.
     """
 
     next_offset: int | None = None
@@ -121,3 +122,4 @@ class Standing(NamedTuple):
     changelog_id: bytes | None = None
     next_command: int | None = None
     commands_id: bytes | None = None
+    backlog_end: int | None = None

@@ -193,7 +193,6 @@ class PushProcessor:
 
     Attributes:
         standing: stored with the state, and given back with it; set by the runtime.
-        backlog_end: set by the runtime, too; of no use here.
         requests: offset of the next request that was not applied.
         counted: what of the counts is in the metrics.
     """
@@ -204,7 +203,6 @@ class PushProcessor:
         self.clock = 0
         self.open_trips = 0
         self.standing = Standing()
-        self.backlog_end = 0
         self.counts = Counts()
         self.counted = (0, 0, 0)
         self.requests = 0

@@ -42,8 +42,6 @@ class PartitionProcessor(Protocol):
     open_trips: int
     standing: Standing
     """Stored with the clock, and given back by :meth:`restore`. What it says is the runtime's."""
-    backlog_end: int
-    """The source's records before this offset were there when the partition was taken over."""
 
     @property
     def counts(self) -> Any:

@@ -248,8 +248,9 @@ class Worker:
                 starts[number] = start_of(number, self._names, standing, found, empty=not processor.vehicles)
             except TripsError as error:
                 problems.append((number, error))
-            processor.backlog_end = found.end
+            begins = standing.next_offset is None and not processor.vehicles
             processor.standing = standing._replace(
+                backlog_end=found.end if begins else standing.backlog_end,
                 telemetry_id=ids.get(self.topics.telemetry, standing.telemetry_id),
                 changelog_id=ids.get(self.topics.changelog, standing.changelog_id),
             )

@@ -103,6 +103,7 @@ def pack_clock(clock: int, vehicles: int, standing: Standing) -> bytes:
             standing.changelog_id,
             standing.next_command,
             standing.commands_id,
+            standing.backlog_end,
         )
     )
     return packed

@@ -167,6 +167,7 @@ class Vehicle:
         "placed_at",
         "said",
         "stored",
+        "told_before",
         "was_on",
     )
 
@@ -209,6 +210,8 @@ class Vehicle:
         self.was_on = False
         self.counted_size = 0
         self.looked_at = self.placed_at = 0
+        self.told_before = False
+        """Another application may have announced trips of these records, and published them."""
         self.muted: set[int] = set()
         """Starts of trips of which nothing is said: those that are deleted, or are about to be."""
         self.on_refused: Callable[[int], None] | None = None
@@ -657,7 +660,7 @@ class Vehicle:
     def _compare(self, trip: Trip, word: Word | None) -> None:
         """Say about a trip what was not said yet, or is not so any more."""
         if word is None or (trip.end is None and word.state is not State.STARTED):
-            published = word is not None and word.published
+            published = word.published if word is not None else self.told_before
             word = self._ledger.open(trip.start)
             self._say(
                 "TripStarted",

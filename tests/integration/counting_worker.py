@@ -31,7 +31,6 @@ class CountingProcessor:
     def __init__(self) -> None:
         self.clock = 0
         self.standing = Standing()
-        self.backlog_end = 0
         self.counts = Counts()
         self.open_trips = 0
         self._counts: dict[str, int] = {}

@@ -7,6 +7,7 @@ import pytest
 from unit.trips.records import record
 
 from streams.processor import Processor
+from streams.records import Standing, TripsRecord
 from streams.telemetry.reader import Reader
 from streams.testing import TripsTestDriver
 from streams.trips.rules import Rules
@@ -237,7 +238,7 @@ def test_with_a_revision_base_a_backlog_tells_of_trips_that_were_none_for_who_ha
 
     def told(**rules):
         processor = partition(**rules)
-        processor.backlog_end = 3
+        processor.standing = Standing(backlog_end=3)
         processor.process(records)
         return [(one.event, one.trip_id) for one in processor.take().announcements]
 
@@ -251,3 +252,25 @@ def test_with_a_revision_base_a_backlog_tells_of_trips_that_were_none_for_who_ha
     assert told(revision_base=1000) == announced
     # Without one before, a backlog is one thing, and nobody is told of what was true in the middle of it.
     assert announced[1] not in told()
+
+
+def test_who_starts_anew_takes_from_the_trips_topic_what_the_one_before_has_put_there():
+    """It was ready by the timer; then came the OFF, too soon for a trip that is kept."""
+    records = [record(0, message(0, ignition="ON"), T0), record(1, message(30, ignition="OFF"), T0 + 2 * HOUR)]
+    processor = partition(revision_base=1000)
+    processor.standing = Standing(backlog_end=2)
+    processor.process(records)
+    said = [(one.event, one.trips_record) for one in processor.take().announcements]
+    assert said[0] == ("TripStarted", TripsRecord.DELETE)
+    assert said[-1] == ("TripDiscarded", TripsRecord.KEEP)
+
+
+def test_where_the_backlog_ends_is_kept_with_the_state():
+    processor = partition(revision_base=1000)
+    processor.standing = Standing(next_offset=1, backlog_end=3)
+    processor.process([record(0, message(900, ignition="ON"), T0)])
+    again = restarted(processor, {}, revision_base=1000)
+    again.process([record(offset, message(second, ignition="ON"), T0) for offset, second in [(1, 600), (2, 300)]])
+    assert len(again.take().announcements) == 4
+    again.process([record(offset, message(second, ignition="ON"), T0) for offset, second in [(3, 200), (4, 100)]])
+    assert len(again.take().announcements) == 2

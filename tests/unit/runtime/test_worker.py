@@ -312,7 +312,8 @@ async def test_ids_of_the_topics_become_part_of_the_state(worker, changelog, clu
     changelog.content[0] = {b"a": b"1", b"standing": Standing(70, None, None)}
     await take_over(worker, {0, 1}, 1, committed(70))
     standings = [worker.partitions[number].processor.standing for number in (0, 1)]
-    assert standings == [Standing(70, OLD, NEW), Standing(None, OLD, NEW)]
+    # The second begins from nothing, and 1000 is where its source ends.
+    assert standings == [Standing(70, OLD, NEW), Standing(None, OLD, NEW, backlog_end=1000)]
 
 
 async def test_brokers_that_do_not_tell_ids_change_nothing_in_the_state(worker, changelog):

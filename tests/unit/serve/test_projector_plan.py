@@ -1,8 +1,10 @@
 """Where the projector reads on, with others at work on the same database."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
+from serve_world import DAY, announcement, trip_id
 
 from streams.serve.database import reading, writing
 from streams.serve.metrics import ServeMetrics
@@ -87,3 +89,24 @@ def test_a_projection_begins_unfinished_and_is_finished_once(read_side, projecto
     more = asyncio.run(projector._plan(consumer, topic, {topic: 2}))  # a partition that is added empties nothing
     assert not more.positions[topic, 0].unfinished
     assert more.positions[topic, 1] == Position("", 0)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_who_is_behind_with_trips_takes_nothing_back_that_another_has_projected_since(read_side, projector):
+    finished, events = ((name, 0) for name in (read_side.settings.topics.trips, read_side.settings.topics.events))
+    before = {finished: Position("", 4, 10)}
+    with writing(read_side.engine) as (connection, generation):
+        put_positions(connection, before)
+    plan = _Plan(generation, before, {finished: 4})
+    with writing(read_side.engine) as (connection, _):  # the other one
+        advance(connection, {finished: 10})
+        put_positions(connection, {events: Position("", 2, 2)})
+    read_side.say(announcement("TripDataReady", revision=5), announcement("TripDeleted", revision=8))
+    name = trip_id("v1", DAY)
+
+    def record(offset, value):
+        return SimpleNamespace(topic=finished[0], partition=0, offset=offset, key=name.encode(), value=value)
+
+    records = [record(4, announcement("TripDataReady", revision=5)), record(11, None)]
+    assert projector._write(plan, records, {finished: 12}) == {finished: 10}
+    assert read_side.client("read").get(f"/trips/{name}").status_code == 410

@@ -41,6 +41,11 @@ class Consumer:
 
 
 @pytest.fixture
+def read_side(tmp_path, make_read_side):
+    return make_read_side(f"sqlite:///{tmp_path}/a.db", projected=False)
+
+
+@pytest.fixture
 def projector(read_side, monkeypatch):
     async def no_ids(*_):
         return {}
@@ -49,7 +54,6 @@ def projector(read_side, monkeypatch):
     return Projector(read_side.settings, read_side.engine, ServeMetrics())
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_what_another_process_has_just_projected_is_not_taken_for_lost(read_side, projector):
     topic = read_side.settings.topics.events
     with writing(read_side.engine) as (connection, _):
@@ -59,7 +63,6 @@ def test_what_another_process_has_just_projected_is_not_taken_for_lost(read_side
     assert plan.read[topic, 0] == 6
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_when_nothing_comes_markers_are_written_too_because_what_is_before_them_expires(
     read_side, projector, monkeypatch
 ):
@@ -79,7 +82,6 @@ def test_when_nothing_comes_markers_are_written_too_because_what_is_before_them_
     assert written() == 9
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_projection_begins_unfinished_and_is_finished_once(read_side, projector):
     topic = read_side.settings.topics.events
     consumer = Consumer(read_side.engine, topic)
@@ -91,7 +93,6 @@ def test_a_projection_begins_unfinished_and_is_finished_once(read_side, projecto
     assert more.positions[topic, 1] == Position("", 0)
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_who_is_behind_with_trips_takes_nothing_back_that_another_has_projected_since(read_side, projector):
     finished, events = ((name, 0) for name in (read_side.settings.topics.trips, read_side.settings.topics.events))
     before = {finished: Position("", 4, 10)}

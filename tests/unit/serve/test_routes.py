@@ -222,7 +222,11 @@ def test_a_trip_shows_the_plan_that_it_is_linked_to(tmp_path, make_read_side):
     TypeAdapter(TripDetail).validate_json(answer.content)
     names = {"tripId": plan["tripId"], "tmsTripId": "TOUR-1", "tripStatus": "InProgress"}
     assert answer.json()["plan"] == names
-    assert "plan" not in client.get(f"/trips/{trip_id('v2', DAY)}").json()
+    assert not {"plan", "plan_unknown"} & set(client.get(f"/trips/{trip_id('v2', DAY)}").json())
+    side.status.following = False
+    answer = client.get(f"/trips/{trip_id('v2', DAY)}")
+    TypeAdapter(TripDetail).validate_json(answer.content)
+    assert answer.json()["plan_unknown"] is True
 
 
 def test_a_trip_that_was_deleted_is_gone_everywhere(read_side):

@@ -21,7 +21,7 @@ from streams.serve.keys import SCOPES, ApiKey
 from streams.serve.problems import ProblemError, problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -134,7 +134,7 @@ class Gate:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         kind, _, token = headers.get(b"authorization", "").partition(" ")
         address = scope["client"][0] if scope.get("client") else ""
-        if not token and await self._is_open(headers.get(b"host", "")):
+        if not token and await self._is_open(headers):
             caller = _EVERYTHING
         else:
             found = await self._find(token.strip()) if kind.lower() == "bearer" else None
@@ -163,9 +163,12 @@ class Gate:
             async with self._looking:
                 return await anyio.to_thread.run_sync(self._keys.find, token)
 
-    async def _is_open(self, host: str) -> bool:
-        # A web page that the developer visits must not ask in the name of some host that leads here.
-        if not self._open or _LOOPBACK_HOST.fullmatch(host) is None:
+    async def _is_open(self, headers: Mapping[bytes, str]) -> bool:
+        # A web page that the developer visits must not ask: neither in the name of some host that leads here, nor by
+        # this machine's own. A browser says which page asks, or at least that it is another site's.
+        if not self._open or _LOOPBACK_HOST.fullmatch(headers.get(b"host", "")) is None:
+            return False
+        if b"origin" in headers or headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin"):
             return False
         looked, opened = self._opened
         if time.monotonic() - looked > 1:

@@ -127,6 +127,9 @@ def test_on_loopback_without_any_key_everybody_may_until_there_is_one(tmp_path, 
         assert side.client(Host=host).get("/trips").status_code == 401, host
     for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000"):
         assert side.client(Host=host).get("/trips").status_code == 200, host
+    for page in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert side.client(**page).request("POST", "/trip/plan", json=PLAN).status_code == 401, page
+    assert side.client(**{"Sec-Fetch-Site": "none"}).get("/trips").status_code == 200  # typed into a browser
     assert side.client(Authorization="Bearer wrong").get("/trips").status_code == 401
     key, _ = side.keys.create("first", ["read"])
     side.gate._opened = (0, True)

@@ -1,7 +1,7 @@
 """The trip status over HTTP: Trimble's ``POST /trip/tripStatus`` as it is, and what we need around it.
 
-``POST /trip/tripStatus`` answers as the seed says, whatever happens: a ``success`` and an ``errorCode``, or an error of
-three fields. All else answers errors as problem+json (RFC 9457).
+``POST /trip/tripStatus`` answers as the seed says: a ``success`` and an ``errorCode``, or an error of three fields. All
+else answers errors as problem+json (RFC 9457), and so does what refuses a request before it comes here (``Gate``).
 """
 
 from __future__ import annotations

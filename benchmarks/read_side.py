@@ -34,6 +34,7 @@ from streams.serve.app import behind_gate, build_api
 from streams.serve.database import open_database, writing
 from streams.serve.keys import KeyStore
 from streams.serve.metrics import ServeMetrics
+from streams.serve.projection import Position, put_positions, read_positions
 from streams.serve.tables import announcements, trips, vehicles
 from streams.serve.words import read_word
 from streams.settings import Settings
@@ -104,7 +105,11 @@ def payload(number: int, count: int) -> bytes:
 
 
 def fill(engine: Engine, count: int) -> None:
-    """Put so many trips into the database, unless they are there."""
+    """Put so many trips into the database, unless they are there, as if topics were projected that are empty by now."""
+    topics = Settings.given().topics
+    with writing(engine) as (connection, _):
+        missing = {topics.trips, topics.events} - {topic for topic, _ in read_positions(connection)}
+        put_positions(connection, {(topic, 0): Position("", 0, 0) for topic in missing})
     with engine.connect() as connection:
         there = connection.execute(select(func.count()).select_from(trips)).scalar_one()
     if there >= count:

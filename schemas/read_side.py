@@ -74,6 +74,10 @@ class TripDetail(Part):
 
     trip: TripView
     plan: LinkedPlan | None = Field(None, description="Absent: there is none, or it is not kept any more.")
+    plan_unknown: Literal[True] | None = Field(
+        None,
+        description="Whether there is one is not known: this process has just started, or not reached Kafka yet.",
+    )
     history: list[Announcement] = Field(
         description="What was announced about it, as it stands in trip-events, the oldest first; as far back as the "
         "projection saw, at most the newest 1000."

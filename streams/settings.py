@@ -119,7 +119,9 @@ def _check_ports(value: str) -> str:
 
 
 def _check_database(value: SecretStr | None) -> SecretStr | None:
-    if value is not None and re.match(r"sqlite:///.|postgresql(\+psycopg)?://", value.get_secret_value()) is None:
+    # SQLite's options can make it one in memory, or to be read only.
+    known = r"sqlite:///(?!:memory:)[^?]+\Z|postgresql(\+psycopg)?://"
+    if value is not None and re.match(known, value.get_secret_value()) is None:
         raise ValueError("not a database that we know")
     return value
 

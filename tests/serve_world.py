@@ -13,7 +13,7 @@ from streams.serve.app import behind_gate, build_api
 from streams.serve.database import open_database, writing
 from streams.serve.keys import KeyStore
 from streams.serve.metrics import ServeMetrics
-from streams.serve.projection import apply_announcements
+from streams.serve.projection import Position, apply_announcements, put_positions, read_positions
 from streams.serve.words import read_word
 from streams.settings import Settings
 from streams.trips.identity import event_id, identify
@@ -80,11 +80,16 @@ def announcement(
 
 
 class ReadSide:
-    """A database, and HTTP in front of it."""
+    """A database, and HTTP in front of it. ``projected``: it is as after a projection of topics that are empty."""
 
-    def __init__(self, url, *, public=True, delete=None, **settings):
+    def __init__(self, url, *, public=True, delete=None, projected=True, **settings):
         self.settings = Settings.given(serve_database=url, **{"serve_rate_limit": 0, **settings})
         self.engine = open_database(self.settings)
+        if projected:
+            with writing(self.engine) as (connection, _):
+                names = {self.settings.topics.trips, self.settings.topics.events}
+                names -= {topic for topic, _ in read_positions(connection)}
+                put_positions(connection, {(name, 0): Position("", 0, 0) for name in names})
         self.metrics, self.keys = ServeMetrics(), KeyStore(self.engine)
         self.status = DirectEngine()
         self.api = build_api(self.engine, self.metrics, status=self.status, delete=delete)

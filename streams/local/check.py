@@ -110,7 +110,7 @@ async def _revisions(settings: Settings, partitions: Mapping[str, list[TopicPart
         highest = -1
         for topic in (topics.events, topics.trips):
             highest = max(highest, await _highest_revision(consumer, partitions.get(topic, [])))
-    except (KafkaError, OSError) as error:
+    except (ClusterError, KafkaError, OSError) as error:
         return Finding("wrong", "revisions", f"the cluster does not let us read {topics.events}: {error!r}")
     finally:
         await consumer.stop()

@@ -21,8 +21,8 @@ __all__ = ["follow", "open_topic", "read_to_end"]
 
 # Where the last offsets hold no records (markers of transactions), the position moves without any: look up so often.
 _LOOK_EVERY_MS: Final = 100
-# Nothing for so long before the end (seconds): what remains there is a transaction that is still open.
-_NOTHING_WITHIN: Final = 5.0
+# No step forward for so long (seconds), and there are brokers that do not answer, or not in time.
+_NOTHING_WITHIN: Final = 15.0
 
 
 @asynccontextmanager
@@ -61,16 +61,26 @@ async def open_topic(settings: Settings, topic: str, *, from_beginning: bool) ->
 
 
 async def read_to_end(consumer: AIOKafkaConsumer) -> AsyncIterator[Any]:
-    """The records of all assigned partitions from where the consumer is to what is now their end."""
+    """The records of all assigned partitions from where the consumer is to what is now their end.
+
+    Raises:
+        ClusterError: the end is not reached. (It lies before any transaction that is still open.)
+    """
     ends = await consumer.end_offsets(sorted(consumer.assignment()))
-    heard = time.monotonic()
-    while any([await consumer.position(partition) < end for partition, end in ends.items()]):
-        batches = await consumer.getmany(timeout_ms=_LOOK_EVERY_MS)
-        if batches:
-            heard = time.monotonic()
-        elif time.monotonic() - heard > _NOTHING_WITHIN:
+    before: dict[TopicPartition, int] = {}
+    moved = time.monotonic()
+    while True:
+        positions = {partition: await consumer.position(partition) for partition in ends}
+        if all(positions[partition] >= end for partition, end in ends.items()):
             return
-        for records in batches.values():
+        if positions != before:
+            before, moved = positions, time.monotonic()
+        elif time.monotonic() - moved > _NOTHING_WITHIN:
+            left = ", ".join(
+                f"{place.topic} partition {place.partition}" for place in ends if positions[place] < ends[place]
+            )
+            raise ClusterError(f"Nothing has come of {left} for {_NOTHING_WITHIN:.0f} s, and its end is not reached.")
+        for records in (await consumer.getmany(timeout_ms=_LOOK_EVERY_MS)).values():
             for record in records:
                 yield record
 

@@ -53,7 +53,7 @@ from streams.runtime.worker import App
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from streams.push.subscriptions import PushFile, Subscription
+    from streams.push.subscriptions import Book, PushFile, Subscription
     from streams.settings import Settings
     from streams.topics import Found
 
@@ -164,7 +164,7 @@ async def _run(settings: Settings) -> int:
         reader.changed = worker.book_changed
         worker.begin(reader.follow())
         if settings.push_file is not None:
-            worker.begin(follow_file(settings, settings.push_file, seen))
+            worker.begin(follow_file(settings, settings.push_file, seen, reader.book))
         async with serve_health(worker, settings.http_host, settings.push_http_port, variable="TRIPS_PUSH_HTTP_PORT"):
             watch = asyncio.create_task(end_when_refused(worker, settings, client))
             try:
@@ -175,21 +175,34 @@ async def _run(settings: Settings) -> int:
         await reader.close()
 
 
-async def follow_file(settings: Settings, path: Path, seen: object) -> None:
-    """Take the file in whenever it changes. One that is wrong changes nothing; brokers that are away are waited for."""
+async def follow_file(settings: Settings, path: Path, seen: object, book: Book) -> None:
+    """Take the file in whenever it changes. One that is wrong changes nothing; brokers that are away are waited for.
+
+    One that was refused is looked at again when subscriptions of commands come or go, too: it may have been for a name.
+
+    Args:
+        settings: where the subscriptions are.
+        path: of the file.
+        seen: as it was when it was taken in last.
+        book: what there is, kept up to date by somebody else.
+    """
+    refused: frozenset[str] | None = None  # beside these
     while True:
         await asyncio.sleep(_LOOK_AT_FILE_EVERY)
         now = _look(path)
-        if now == seen:
+        others = frozenset(name for name, entry in book.entries.items() if entry.source != "file")
+        if now == seen and refused in (None, others):
             continue
         try:
             if await sync(settings, read_checked(settings, path)):
                 _log.info("subscriptions taken from the file", path=str(path))
+            refused = None
         except ClusterError as error:
             _log.warning("the file of subscriptions waits for the brokers", error=str(error))
             continue
         except TripsError as error:
             _log.error("the file of subscriptions changes nothing", error=str(error))
+            refused = others
         seen = now
 
 

@@ -12,16 +12,16 @@ special parts. So all forms that wrap an IPv4 address are refused: mapped, compa
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import re
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
+
+from streams.push.aside import Aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -271,7 +271,7 @@ class GuardedResolver(AbstractResolver):
     def __init__(self, guard: Guard, resolve: Callable[[str, int], list[Any]] | None = None) -> None:
         self._guard = guard
         self._resolve = resolve or _getaddrinfo
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = Aside("resolver")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -283,8 +283,7 @@ class GuardedResolver(AbstractResolver):
             OSError: there is none.
         """
         del family  # all families: what one of them hides, the other shows
-        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="resolver")
-        found = await asyncio.get_running_loop().run_in_executor(self._thread, self._resolve, host, port)
+        found = await self._thread.run(self._resolve, host, port)
         results: list[ResolveResult] = []
         for address_family, _, protocol, _, address in found:
             self._guard.check(str(address[0]))
@@ -304,8 +303,7 @@ class GuardedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Let the thread end."""
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.close()
 
 
 def _getaddrinfo(host: str, port: int) -> list[Any]:

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import ssl
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
 from streams.push import profiles
+from streams.push.aside import Aside
 from streams.push.credentials import CredentialError, resolve, signing_key
 from streams.push.guard import Guard, GuardedResolver, RefusedAddressError, RefusedUrlError
 from streams.push.processor import Outcome
@@ -75,7 +75,7 @@ class Endpoint:
         self._guard: Guard | None = None
         self._resolver: GuardedResolver | None = None
         self._session: aiohttp.ClientSession | None = None
-        self._reader: ThreadPoolExecutor | None = None
+        self._reader = Aside("credentials")
 
     async def close(self) -> None:
         """Close all connections."""
@@ -83,8 +83,7 @@ class Endpoint:
             await self._session.close()
         if self._resolver is not None:
             await self._resolver.close()
-        if self._reader is not None:
-            self._reader.shutdown(wait=False, cancel_futures=True)
+        self._reader.close()
 
     async def attempt(self, payload: bytes, delivery_id: str, *, is_test: bool = False) -> Outcome:
         """Make an attempt. Never raises, but when it is cancelled.
@@ -128,11 +127,9 @@ class Endpoint:
         one = self.subscription
         if not any(reference.startswith("file:") for reference in (*one.secrets, one.authorization or "")):
             return self._request(payload, delivery_id, seconds)
-        self._reader = self._reader or ThreadPoolExecutor(1, thread_name_prefix="credentials")
-        reading = asyncio.get_running_loop().run_in_executor(self._reader, self._request, payload, delivery_id, seconds)
         try:
             async with asyncio.timeout(one.limits.timeout):
-                return await reading
+                return await self._reader.run(self._request, payload, delivery_id, seconds)
         except TimeoutError:
             raise CredentialError(f"its credentials cannot be read within {one.limits.timeout:g} s") from None
 

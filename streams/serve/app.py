@@ -111,7 +111,7 @@ def build_api(
     app.state.metrics, app.state.delete, app.state.status = metrics, delete, status
     app.state.deleting = asyncio.Semaphore(_DELETIONS)
     if engine is not None:
-        app.state.queries = Queries(engine)
+        app.state.queries = Queries(engine, status.settings.topics)
     handle_problems(app)
     for router in (read_side, deletion, _description):
         app.include_router(router)

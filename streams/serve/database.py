@@ -127,6 +127,11 @@ def _postgresql(url: URL) -> Engine:
     )
 
 
+def _shown(url: URL) -> str:
+    """The URL without its secrets: libpq takes a password among the options as well."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
 @contextmanager
 def _told(engine: Engine) -> Iterator[None]:
     """The driver's errors as ours, in one line and without what was written."""
@@ -134,8 +139,7 @@ def _told(engine: Engine) -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        place = engine.url.render_as_string(hide_password=True)
-        raise DatabaseError(f"The database {place} ({_VARIABLE}) cannot be used: {reason}") from error
+        raise DatabaseError(f"The database {_shown(engine.url)} ({_VARIABLE}) cannot be used: {reason}") from error
 
 
 @contextmanager
@@ -191,6 +195,6 @@ def migrate(engine: Engine) -> None:
             command.upgrade(config, "head")
         except CommandError as error:
             raise StateError(
-                f"The database {engine.url.render_as_string(hide_password=True)} was made by a newer version of "
+                f"The database {_shown(engine.url)} was made by a newer version of "
                 f"ignition-trips: start that version, or set another {_VARIABLE} ({error})"
             ) from None

@@ -10,6 +10,7 @@ import asyncio
 import math
 import re
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio.to_thread
@@ -21,7 +22,7 @@ from streams.serve.keys import SCOPES, ApiKey
 from streams.serve.problems import ProblemError, problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -37,7 +38,7 @@ _BURST: Final = 2
 _CALLERS: Final = 10_000
 # Guessing is not promising, but noisy: a second, per address.
 _WRONG_KEYS: Final = 50
-# So many keys are looked up at once: whoever guesses must not take the database from those who ask.
+# So many keys that are new to us are looked up at once: whoever guesses must not take the database from those who ask.
 _LOOK_UPS: Final = 2
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="ignition-trips"'}
 _EVERYTHING: Final = ApiKey(id="nobody", name="development", scopes=frozenset(SCOPES), created_at=0)
@@ -134,7 +135,7 @@ class Gate:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         kind, _, token = headers.get(b"authorization", "").partition(" ")
         address = scope["client"][0] if scope.get("client") else ""
-        if not token and await self._is_open(headers.get(b"host", "")):
+        if not token and await self._is_open(headers):
             caller = _EVERYTHING
         else:
             found = await self._find(token.strip()) if kind.lower() == "bearer" else None
@@ -160,12 +161,16 @@ class Gate:
         try:
             return self._keys.remembered(token)
         except KeyError:
-            async with self._looking:
+            # Who was right before does not stand in line with those who guess.
+            async with nullcontext() if self._keys.was_right(token) else self._looking:
                 return await anyio.to_thread.run_sync(self._keys.find, token)
 
-    async def _is_open(self, host: str) -> bool:
-        # A web page that the developer visits must not ask in the name of some host that leads here.
-        if not self._open or _LOOPBACK_HOST.fullmatch(host) is None:
+    async def _is_open(self, headers: Mapping[bytes, str]) -> bool:
+        # A web page that the developer visits must not ask: neither in the name of some host that leads here, nor by
+        # this machine's own. A browser says which page asks, or at least that it is another site's.
+        if not self._open or _LOOPBACK_HOST.fullmatch(headers.get(b"host", "")) is None:
+            return False
+        if b"origin" in headers or headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin"):
             return False
         looked, opened = self._opened
         if time.monotonic() - looked > 1:

@@ -135,6 +135,11 @@ class KeyStore:
             raise KeyError(match[1])
         return _proven(token, found)
 
+    def was_right(self, token: str) -> bool:
+        """Whether it counted when it was looked up last, and has not expired since."""
+        match = _KEY.fullmatch(token)
+        return match is not None and _proven(token, self._known.get(match[1], (0, None))[1]) is not None
+
     def find(self, token: str) -> ApiKey | None:
         """The key, if it is one of ours and counts."""
         match = _KEY.fullmatch(token)

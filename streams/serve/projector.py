@@ -332,10 +332,16 @@ class Projector:
                 place not in there or there[place].next_offset < plan.positions[place].next_offset for place in ahead
             ):
                 raise _MovedError
+            # Of `trips` no more than there was when the projection was begun: what follows is in `trip-events` as well,
+            # and another process may have projected more of that already.
+            up_to = {
+                place: offset if place[0] == self._topics.events else min(offset, there[place].until or 0)
+                for place, offset in ahead.items()
+            }
             new = [
                 (record, word)
                 for record, word in read
-                if record.offset >= there[record.topic, record.partition].next_offset
+                if there[place := (record.topic, record.partition)].next_offset <= record.offset < up_to.get(place, 0)
             ]
             apply_latest(
                 connection,
@@ -348,7 +354,7 @@ class Projector:
             apply_announcements(
                 connection, [word for record, word in new if record.topic == self._topics.events and word is not None]
             )
-            positions = {place: max(offset, there[place].next_offset) for place, offset in ahead.items()}
+            positions = {place: max(offset, there[place].next_offset) for place, offset in up_to.items()}
             advance(connection, positions)
         return positions
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, select, union_all
+from sqlalchemy import bindparam, exists, literal, not_, or_, select, union_all
 
 from streams.serve.database import reading
 from streams.serve.tables import announcements, positions, trips, vehicles
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Connection, Engine, Select
+
+    from streams.settings import Topics
 
 __all__ = ["Found", "Page", "Queries", "TripFilter", "UnfinishedError", "VehicleFound"]
 
@@ -76,16 +78,24 @@ class UnfinishedError(Exception):
 class Queries:
     """The questions, each in one transaction.
 
+    Args:
+        engine: the database.
+        topics: what the topics are called.
+
     All raise :class:`UnfinishedError` until everything is projected that was there when the projection was begun.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, topics: Topics) -> None:
         self._engine = engine
+        behind = exists().where(positions.c.next_offset < positions.c.until_offset)
+        # One that is not there: nobody has begun with it yet.
+        there = (exists().where(positions.c.topic == name) for name in (topics.trips, topics.events))
+        self._unfinished = select(literal(1)).where(or_(behind, *map(not_, there)))
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         with reading(self._engine) as connection:
-            if connection.execute(_UNFINISHED).first() is not None:
+            if connection.execute(self._unfinished).first() is not None:
                 raise UnfinishedError
             yield connection
 
@@ -141,7 +151,6 @@ class Queries:
 
 
 # Statements are built once: that takes longer than most of them do.
-_UNFINISHED: Final = select(positions.c.topic).where(positions.c.next_offset < positions.c.until_offset).limit(1)
 _TRIP: Final = select(trips.c.status, trips.c.view).where(trips.c.id == bindparam("trip"))
 _HISTORY: Final = (
     select(announcements.c.payload)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from streams.serve.queries import Found, Queries, TripFilter
-    from streams.status.view import PlannedTrip
+    from streams.status.engine import StatusEngine
 
 __all__ = ["PROBLEMS", "deletion", "read_side"]
 
@@ -160,10 +160,11 @@ async def _export(queries: Queries, wanted: TripFilter, page: Any) -> AsyncItera
 async def get_trip(request: Request, trip_id: TripId) -> Response:
     """The last word about a trip, and everything that was announced about it, the oldest first.
 
-    If it is linked to a planned trip, `plan` says to which, and how that stands.
+    If it is linked to a planned trip, `plan` says to which, and how that stands; `plan_unknown`: that is not known yet.
     """
     found = await _found(request, trip_id)
-    planned: PlannedTrip | None = request.app.state.status.plan_of(trip_id)
+    status: StatusEngine = request.app.state.status
+    planned = status.plan_of(trip_id)
     plan = b""
     if planned is not None:
         names = {
@@ -172,6 +173,8 @@ async def get_trip(request: Request, trip_id: TripId) -> Response:
             "tripStatus": planned.fields["state"],
         }
         plan = b',"plan":' + orjson.dumps(names)
+    elif not status.following:
+        plan = b',"plan_unknown":true'
     return _json(b'{"trip":', found.view, plan, b',"history":[', b",".join(found.history), b"]}")
 
 

@@ -153,9 +153,14 @@ class StatusEngine:
         self._following.clear()
 
     @property
+    def following(self) -> bool:
+        """Whether planned trips can be looked up: all that were there when this process began have been read."""
+        return self._following.is_set()
+
+    @property
     def ready(self) -> bool:
         """What is committed is followed, we are in the group of those that could decide, and nothing has failed."""
-        return self._following.is_set() and self._member and self.failure is None
+        return self.following and self._member and self.failure is None
 
     @property
     def deciding(self) -> bool:

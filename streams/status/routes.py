@@ -1,7 +1,7 @@
 """The trip status over HTTP: Trimble's ``POST /trip/tripStatus`` as it is, and what we need around it.
 
-``POST /trip/tripStatus`` answers as the seed says, whatever happens: a ``success`` and an ``errorCode``, or an error of
-three fields. All else answers errors as problem+json (RFC 9457).
+``POST /trip/tripStatus`` answers as the seed says: a ``success`` and an ``errorCode``, or an error of three fields. All
+else answers errors as problem+json (RFC 9457), and so does what refuses a request before it comes here (``Gate``).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _NOT_TAKEN: Final = (
     "This process is not ready, or too many requests are waiting. This one was not taken, and will not be applied. "
     "Send it again."
 )
+_NOT_READ_YET: Final = "The planned trips are being read from Kafka. Try again in a moment."
 _TOO_LARGE: Final = f"The body is larger than {MAX_BODY} bytes."
 
 
@@ -279,6 +280,7 @@ def status_router(engine: StatusEngine) -> APIRouter:
         responses={
             200: {"model": PlannedTripOut, "description": "How it stands."},
             404: _problem_response("There is no such planned trip, or not any more."),
+            503: _problem_response("The planned trips are being read from Kafka."),
         },
     )
     async def find_planned_trip(
@@ -293,12 +295,15 @@ def status_router(engine: StatusEngine) -> APIRouter:
         responses={
             200: {"model": PlannedTripOut, "description": "How it stands."},
             404: _problem_response("There is no such planned trip, or not any more."),
+            503: _problem_response("The planned trips are being read from Kafka."),
         },
     )
     async def get_planned_trip(trip_id: Annotated[int, Path(alias="tripId", ge=1)]) -> Response:
         return _found(trip_id)
 
     def _found(plan_id: int | None, tms_trip_id: str | None = None) -> Response:
+        if not engine.following:
+            return _problem(503, "Service Unavailable", _NOT_READ_YET, _RETRY_AFTER)
         plan = engine.find(plan_id, tms_trip_id=tms_trip_id)
         if plan is None:
             return _problem(404, "Not Found", "There is no such planned trip, or not any more.")

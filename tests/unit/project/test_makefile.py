@@ -82,7 +82,8 @@ def test_without_uv_it_is_put_beside_the_makefile_with_the_first_python_that_fit
     result = make(folder, "test", "ARGS=-x")
     assert result.returncode == 0, result.stderr
     assert f"putting uv {UV_VERSION} into .uv/" in result.stderr
-    assert result.stdout.splitlines()[-2:] == [".uv/bin/uv run pytest -x", "uv run pytest -x"]
+    command = "uv run pytest -n 2 --dist loadfile -x"
+    assert result.stdout.splitlines()[-2:] == [f".uv/bin/{command}", command]
     assert "pip" not in make(folder, "test").stdout, "the second time it is there"
 
 

@@ -1,6 +1,7 @@
 """Who may ask: on every route, whatever it is."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -127,6 +128,9 @@ def test_on_loopback_without_any_key_everybody_may_until_there_is_one(tmp_path, 
         assert side.client(Host=host).get("/trips").status_code == 401, host
     for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000"):
         assert side.client(Host=host).get("/trips").status_code == 200, host
+    for page in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert side.client(**page).request("POST", "/trip/plan", json=PLAN).status_code == 401, page
+    assert side.client(**{"Sec-Fetch-Site": "none"}).get("/trips").status_code == 200  # typed into a browser
     assert side.client(Authorization="Bearer wrong").get("/trips").status_code == 401
     key, _ = side.keys.create("first", ["read"])
     side.gate._opened = (0, True)
@@ -202,6 +206,34 @@ def test_however_many_keys_are_guessed_few_are_looked_up_at_once_and_right_ones_
     assert len(asked) == 20
     assert max(most) <= 2
     assert key.id in here.keys._known
+
+
+def test_a_key_that_was_right_does_not_stand_in_line_with_guesses(here, monkeypatch):
+    right = here.client("read")
+    assert right.get("/trips").status_code == 200
+    monkeypatch.setattr("streams.serve.keys._FRESH", 0.0)  # so it is looked up again
+    find, release = here.keys.find, threading.Event()
+
+    def stuck(key):
+        assert not key.endswith("xxx") or release.wait(10)
+        return find(key)
+
+    monkeypatch.setattr(here.keys, "find", stuck)
+    guesses = [f"trips_{number:010}_{'x' * 43}" for number in range(4)]
+
+    async def ask():
+        guessing = [
+            asyncio.create_task(here.client(Authorization=f"Bearer {one}")._request("GET", "/trips")) for one in guesses
+        ]
+        await asyncio.sleep(0.1)
+        try:
+            async with asyncio.timeout(5):
+                return (await right._request("GET", "/trips")).status_code
+        finally:
+            release.set()
+            await asyncio.gather(*guessing)
+
+    assert asyncio.run(ask()) == 200
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------

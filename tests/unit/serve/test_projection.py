@@ -76,11 +76,18 @@ def test_a_database_of_a_newer_version_is_refused(database):
         open_database(Settings.given(serve_database=database))
 
 
-def test_a_database_that_is_away_is_told_without_its_password():
-    url = "postgresql://trips:s3cret@127.0.0.1:1/trips"
+@pytest.mark.parametrize("url", ["trips:s3cret@127.0.0.1:1/trips", "127.0.0.1:1/trips?user=trips&password=s3cret"])
+def test_a_database_that_is_away_is_told_without_its_password(url):
     with pytest.raises(DatabaseError, match="TRIPS_SERVE_DATABASE") as error:
-        open_database(Settings.given(serve_database=url))
+        open_database(Settings.given(serve_database=f"postgresql://{url}"))
+    assert "127.0.0.1:1/trips" in str(error.value)
     assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", [":memory:", "file:x?mode=memory&uri=true", "a.db?mode=ro"])
+def test_sqlite_is_in_a_file(place):
+    with pytest.raises(SettingsError, match="sqlite:///FILE"):
+        open_database(Settings.given(serve_database=f"sqlite:///{place}"))
 
 
 def test_a_file_that_cannot_be_made_is_a_wrong_setting(tmp_path):

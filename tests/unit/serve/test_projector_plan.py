@@ -1,8 +1,10 @@
 """Where the projector reads on, with others at work on the same database."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
+from serve_world import DAY, announcement, trip_id
 
 from streams.serve.database import reading, writing
 from streams.serve.metrics import ServeMetrics
@@ -39,6 +41,11 @@ class Consumer:
 
 
 @pytest.fixture
+def read_side(tmp_path, make_read_side):
+    return make_read_side(f"sqlite:///{tmp_path}/a.db", projected=False)
+
+
+@pytest.fixture
 def projector(read_side, monkeypatch):
     async def no_ids(*_):
         return {}
@@ -47,7 +54,6 @@ def projector(read_side, monkeypatch):
     return Projector(read_side.settings, read_side.engine, ServeMetrics())
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_what_another_process_has_just_projected_is_not_taken_for_lost(read_side, projector):
     topic = read_side.settings.topics.events
     with writing(read_side.engine) as (connection, _):
@@ -57,7 +63,6 @@ def test_what_another_process_has_just_projected_is_not_taken_for_lost(read_side
     assert plan.read[topic, 0] == 6
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_when_nothing_comes_markers_are_written_too_because_what_is_before_them_expires(
     read_side, projector, monkeypatch
 ):
@@ -77,7 +82,6 @@ def test_when_nothing_comes_markers_are_written_too_because_what_is_before_them_
     assert written() == 9
 
 
-@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_projection_begins_unfinished_and_is_finished_once(read_side, projector):
     topic = read_side.settings.topics.events
     consumer = Consumer(read_side.engine, topic)
@@ -87,3 +91,23 @@ def test_a_projection_begins_unfinished_and_is_finished_once(read_side, projecto
     more = asyncio.run(projector._plan(consumer, topic, {topic: 2}))  # a partition that is added empties nothing
     assert not more.positions[topic, 0].unfinished
     assert more.positions[topic, 1] == Position("", 0)
+
+
+def test_who_is_behind_with_trips_takes_nothing_back_that_another_has_projected_since(read_side, projector):
+    finished, events = ((name, 0) for name in (read_side.settings.topics.trips, read_side.settings.topics.events))
+    before = {finished: Position("", 4, 10)}
+    with writing(read_side.engine) as (connection, generation):
+        put_positions(connection, before)
+    plan = _Plan(generation, before, {finished: 4})
+    with writing(read_side.engine) as (connection, _):  # the other one
+        advance(connection, {finished: 10})
+        put_positions(connection, {events: Position("", 2, 2)})
+    read_side.say(announcement("TripDataReady", revision=5), announcement("TripDeleted", revision=8))
+    name = trip_id("v1", DAY)
+
+    def record(offset, value):
+        return SimpleNamespace(topic=finished[0], partition=0, offset=offset, key=name.encode(), value=value)
+
+    records = [record(4, announcement("TripDataReady", revision=5)), record(11, None)]
+    assert projector._write(plan, records, {finished: 12}) == {finished: 10}
+    assert read_side.client("read").get(f"/trips/{name}").status_code == 410

@@ -222,7 +222,11 @@ def test_a_trip_shows_the_plan_that_it_is_linked_to(tmp_path, make_read_side):
     TypeAdapter(TripDetail).validate_json(answer.content)
     names = {"tripId": plan["tripId"], "tmsTripId": "TOUR-1", "tripStatus": "InProgress"}
     assert answer.json()["plan"] == names
-    assert "plan" not in client.get(f"/trips/{trip_id('v2', DAY)}").json()
+    assert not {"plan", "plan_unknown"} & set(client.get(f"/trips/{trip_id('v2', DAY)}").json())
+    side.status.following = False
+    answer = client.get(f"/trips/{trip_id('v2', DAY)}")
+    TypeAdapter(TripDetail).validate_json(answer.content)
+    assert answer.json()["plan_unknown"] is True
 
 
 def test_a_trip_that_was_deleted_is_gone_everywhere(read_side):
@@ -457,18 +461,26 @@ def test_a_route_that_the_trip_has_is_the_line(read_side):
     assert answer.json()["properties"]["source"] == "ROUTE"
 
 
-def test_while_the_projection_is_being_made_nothing_is_shown_that_may_be_deleted(read_side):
-    start = DAY + MINUTE
-    read_side.say(announcement("TripDataReady", "v1", start))
-    with writing(read_side.engine) as (connection, _):
-        put_positions(connection, {("trips", 0): Position("", 3, 3), ("trip-events", 0): Position("", 2, 3)})
-    client, name = read_side.client("read", "delete"), trip_id("v1", start)
+def test_while_the_projection_is_being_made_nothing_is_shown_that_may_be_deleted(database, make_read_side):
+    side, start = make_read_side(database, projected=False), DAY + MINUTE
+    side.say(announcement("TripDataReady", "v1", start))
+    client, name = side.client("read", "delete"), trip_id("v1", start)
     paths = ["/trips", "/trips/export.csv", f"/trips/{name}", f"/trips/{name}/route"]
     paths += ["/vehicles/v1/trips", "/vehicles/v1/state"]
-    for path in paths:
-        answer = client.get(path)
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5"), path
-        assert Problem.model_validate(answer.json()).type.endswith("unfinished")
-    with writing(read_side.engine) as (connection, _):
+
+    def refused():
+        for method, path in (*(("GET", path) for path in paths), ("DELETE", f"/trips/{trip_id('v9', start)}")):
+            answer = client.request(method, path)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "5"), path
+            assert Problem.model_validate(answer.json()).type.endswith("unfinished")
+
+    refused()  # not begun
+    with writing(side.engine) as (connection, _):
+        put_positions(connection, {("trips", 0): Position("", 3, 3)})
+    refused()  # between the two topics
+    with writing(side.engine) as (connection, _):
+        put_positions(connection, {("trip-events", 0): Position("", 2, 3)})
+    refused()
+    with writing(side.engine) as (connection, _):
         advance(connection, {("trip-events", 0): 3})
     assert {client.get(path).status_code for path in paths} == {200}

@@ -35,6 +35,7 @@ class DirectEngine:
         self.view = View()
         self.time = 1_772_352_000.0  # 2026-03-01T08:00:00Z
         self.undecided = None
+        self.following = True
         self.events = []
 
     def now(self):

@@ -43,7 +43,7 @@ def test_the_worked_example_is_what_is_answered():
     assert len(steps) == 7
     for command, expected in steps:
         method, path, body = re.fullmatch(
-            r"curl (?:-X (POST) )?\$API(\S+)(?: -d '(.*)')?\n", command, re.DOTALL
+            r"curl -H \"\$KEY\" (?:-X (POST) )?\$API(\S+)(?: -d '(.*)')?\n", command, re.DOTALL
         ).groups()
         if method is None:
             drive(engine)

@@ -183,6 +183,14 @@ def test_plans_are_looked_up_by_either_id():
     assert ask("GET", "/trip/plan").status_code == 422
 
 
+def test_until_the_plans_have_been_read_nobody_is_told_that_there_is_none():
+    engine, ask = planned()
+    engine.following = False
+    for path in ("/trip/plan/12345", "/trip/plan?tmsTripId=T-1"):
+        answer = ask("GET", path)
+        assert (answer.status_code, answer.headers["retry-after"], answer.json()["status"]) == (503, "1", 503)
+
+
 def test_requests_are_counted_by_what_came_of_them():
     engine, ask = planned()
     post(ask, status=1)

@@ -3,7 +3,7 @@
     python benchmarks/throughput.py [--messages 1000000] [--vehicles 5000] [--rounds 3] [--push]
 
 Starts a local Kafka, fills the telemetry topic, and has `trips worker` work it off, as shipped, with default settings
-but for names of topics and a silence timeout of 12 h: the vehicles would otherwise be closed by the clock. Each round is
+but for names of topics and a silence timeout of 12 h (the vehicles would else be closed by the clock). Each round is
 an application of its own that reads all from the first record. Measured is from the first commit that is seen to the
 last, at the group's offsets. With ``--push``, rounds alternate with such where a push worker delivers all announcements
 to an endpoint on this machine: processor time of the worker for each record is what to compare then, because all
@@ -195,8 +195,8 @@ async def one_round(servers: str, folder: Path, number: int, count: int, *, push
 
 
 async def _subscribe(settings: Settings, url: str) -> None:
-    command = ["push", "add", settings.application_id, url, "--profile", "standard", "--secret", "env:PUSH_SECRET_BENCHMARK"]
-    command += ["--rate", "1000", "--concurrency", "16"]
+    command = ["push", "add", settings.application_id, url, "--profile", "standard"]
+    command += ["--secret", "env:PUSH_SECRET_BENCHMARK", "--rate", "1000", "--concurrency", "16"]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "streams.cli", *command, env=environment(settings, 0)
     )
@@ -242,7 +242,7 @@ def main() -> None:
     parser.add_argument("--push", action="store_true")
     parser.add_argument("--json", type=Path, help="where the single runs go")
     arguments = parser.parse_args()
-    os.environ["PUSH_SECRET_BENCHMARK"] = "whsec_YmVuY2htYXJrLWJlbmNobWFyay1iZW5jaG1hcms="
+    os.environ["PUSH_SECRET_BENCHMARK"] = "whsec_YmVuY2htYXJrLWJlbmNobWFyay1iZW5jaG1hcms="  # noqa: S105
     runs: dict[str, Any] = asyncio.run(measure(arguments))
     show(runs, arguments)
     if arguments.json:

@@ -375,6 +375,7 @@ async def test_partitions_added_to_the_source_end_a_worker_and_can_be_started_an
     # A topic of its own with the new number, and into it, by their keys, the records of before.
     another = AnotherLife(run, make_settings, partitions=more, telemetry_topic="telemetry-of-three")
     await another.begin()
+    await outside.add_partitions(settings, settings.topics.commands, more)
     await feed(another.settings, [(record.key, record.value) for record in old])
     await another.live()
     run.row.note = "ends, then refuses: one line; then judged"

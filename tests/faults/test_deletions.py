@@ -128,7 +128,7 @@ async def test_a_rebuild_after_deletions_brings_nothing_back(drill, settings, ma
     again = await drill("deletions: the worker that has started anew", anew)
     again.load._messages = iter(())
     await again.start_workers(2)
-    again.row.repetitions = 1
+    run.row.repetitions = again.row.repetitions = 1
     await again.recovered(time.monotonic())
     await commands_are_answered(again)
     logs = await collect(anew)
@@ -141,7 +141,8 @@ async def test_a_rebuild_after_deletions_brings_nothing_back(drill, settings, ma
     assert not {trip_id for trip_id, value in held.items() if value is not None} & deleted
     for place in again.places:
         await place.stop()
-    again.row.clean = True
+    again.row.messages, again.row.judged, again.row.clean = len(logs.telemetry), False, True
+    again.row.note = f"{len(deleted)} deleted trips stay deleted"
 
 
 async def commands_are_answered(run, within=60.0):

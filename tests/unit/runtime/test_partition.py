@@ -409,3 +409,19 @@ async def test_lag_is_what_is_not_committed():
         # The last two offsets are transaction markers.
         one.partition.tick(Progress(position=5, end=5, answered_ms=1, batches=1))
         assert one.partition.lag == 0
+
+
+async def test_while_there_is_much_to_read_checkpoints_are_fewer(monkeypatch):
+    monkeypatch.setattr(module, "_BACKLOG_INTERVAL", 0.3)
+    async with bench() as one:
+        one.at_end(end=one.offset + 100_000)
+        for key in (b"a", b"b", b"c"):
+            one.feed(key)
+            await asyncio.sleep(0.03)
+        assert one.commits == []
+        await settled(one.partition)
+        assert [next_offset for _, next_offset in one.commits] == [3]
+        one.at_end()
+        one.feed(b"a")
+        await asyncio.sleep(0.1)
+        assert len(one.commits) == 2

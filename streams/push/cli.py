@@ -156,7 +156,10 @@ def list_(debug: bool, *, as_json: bool, bootstrap_servers: str | None) -> None:
 @_servers
 @click.pass_obj
 def remove(debug: bool, *, name: str, bootstrap_servers: str | None) -> None:  # noqa: FBT001
-    """Remove a subscription; what waits for it is dropped."""
+    """Remove a subscription; what waits for it is dropped.
+
+    One of TRIPS_PUSH_FILE is removed by taking it out of that file.
+    """
     from streams.push import book
 
     _run(book.remove(_settings(debug, bootstrap_servers), name))

@@ -281,13 +281,20 @@ def _events() -> Sequence[str]:
 
 
 def _in_words(line: Line) -> str:
+    import time
+
+    from streams.push.checkpoint import rfc3339
+
     parts = [f"{line.delivered} delivered", f"{line.waiting} waiting"]
     if line.failing:
         parts[-1] += f" ({line.failing} have failed before)"
     parts.append(f"{line.discarded} discarded")
     parts += [f"{count} {what}" for count, what in ((line.dropped, "dropped"), (line.erased, "erased")) if count]
     if line.oldest is not None:
-        parts.append(f"oldest since {line.oldest}, next attempt at {line.next}")
+        parts.append(f"oldest since {line.oldest}")
+    if line.next is not None:
+        is_due = line.next <= rfc3339(time.time_ns() // 1_000_000)
+        parts.append("an attempt is due" if is_due else f"next attempt at {line.next}")
     state = line.state if line.why is None else f"{line.state}: {line.why}"
     errors = "".join(f"\n    {one['at']}  {one['error']}  ({one['delivery']})" for one in line.errors)
     return f"{line.subscription} ({state}): {', '.join(parts)}{errors}"

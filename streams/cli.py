@@ -234,7 +234,11 @@ def _replay_with_progress(file: str, settings: Settings, *, speed: float, max_ga
 @_servers
 @click.pass_obj
 def tail(debug: bool, *, as_json: bool, from_beginning: bool, bootstrap_servers: str | None) -> None:  # noqa: FBT001
-    """Follow the announcements, until Ctrl-C."""
+    """Follow the announcements, until Ctrl-C.
+
+    With --json they have the whole id of each trip. What was there before comes partition by partition, not in the
+    order of time.
+    """
     import asyncio
 
     import orjson

@@ -197,7 +197,8 @@ def resume(debug: bool, *, name: str, bootstrap_servers: str | None) -> None:  #
 def test(debug: bool, *, name: str, bootstrap_servers: str | None) -> None:  # noqa: FBT001
     """Send one event that is marked as a test, from here, and show what came of it.
 
-    From this machine, with the credentials that its environment and files hold. Exit 1 if it was not taken.
+    From this machine, with the settings and credentials of this shell, which need not be those of the workers. Exit 1
+    if it was not taken.
     """
     from streams.push.testing import send_test
 

@@ -114,7 +114,7 @@ async def test_what_other_parts_need_is_missed_in_a_note(trips, kafka, settings)
     await admin.close()
     checked = trips("check", settings=settings)
     assert checked.returncode == 0, checked.stdout
-    assert f"note     topic: {name} is missing: create it with `trips topics create` (pushes or" in checked.stdout
+    assert f"note     topic: {name} is missing: create it with `trips topics create` (pushes need it" in checked.stdout
 
 
 def test_check_tells_a_wrong_cluster(trips, settings):

@@ -20,6 +20,7 @@ import asyncio
 import math
 import os
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -209,7 +210,7 @@ async def end_when_refused(worker: Worker, settings: Settings, client: Mapping[s
 
 async def work(app: App, stop: asyncio.Event) -> int:
     """Run a worker's app until it is to stop or fails; returns the exit code."""
-    worker = app.worker
+    worker, hook = app.worker, threading.excepthook
     leave = Watchdog(_STOP_TIMEOUT, lambda: _leave_by_force(worker))
     clock = asyncio.create_task(worker.keep_time())
     start = asyncio.create_task(app.start())
@@ -222,8 +223,10 @@ async def work(app: App, stop: asyncio.Event) -> int:
             _log.info("stopping")
             # Whatever hangs on the way out (brokers that do not answer), a supervisor is not kept waiting.
             leave.let_loose()
+        threading.excepthook = _tell_briefly
         await app.stop()
     finally:
+        threading.excepthook = hook
         for task in (clock, start):
             task.cancel()
         await asyncio.gather(clock, start, return_exceptions=True)
@@ -232,6 +235,14 @@ async def work(app: App, stop: asyncio.Event) -> int:
     worker.stand_down()
     _log.info("stopped")
     return 0 if worker.failure is None else 1
+
+
+def _tell_briefly(ended: threading.ExceptHookArgs) -> None:
+    """How a thread has ended while we leave: without brokers, closing Faust's consumer is cancelled, and no mistake."""
+    if isinstance(ended.exc_value, asyncio.CancelledError):
+        _log.info("the consumer was not closed in order")
+    else:
+        threading.__excepthook__(ended)
 
 
 def _leave_by_force(worker: Worker) -> None:

@@ -234,7 +234,11 @@ def _replay_with_progress(file: str, settings: Settings, *, speed: float, max_ga
 @_servers
 @click.pass_obj
 def tail(debug: bool, *, as_json: bool, from_beginning: bool, bootstrap_servers: str | None) -> None:  # noqa: FBT001
-    """Follow the announcements, until Ctrl-C."""
+    """Follow the announcements, until Ctrl-C.
+
+    With --json they have the whole id of each trip. What was there before comes partition by partition, not in the
+    order of time.
+    """
     import asyncio
 
     import orjson
@@ -289,9 +293,17 @@ def topics() -> None:
 
 
 @topics.command("create")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long for a broker that does not answer yet.",
+)
 @_servers
 @click.pass_obj
-def topics_create(debug: bool, *, bootstrap_servers: str | None) -> None:  # noqa: FBT001
+def topics_create(debug: bool, *, wait: float, bootstrap_servers: str | None) -> None:  # noqa: FBT001
     """Create the topics that are missing, and name what differs in the others.
 
     Safe to repeat: a topic that is there is left as it is.
@@ -299,10 +311,18 @@ def topics_create(debug: bool, *, bootstrap_servers: str | None) -> None:  # noq
     import asyncio
 
     from streams.settings import Settings
-    from streams.topics import create_topics
+    from streams.topics import create_topics, wait_for_cluster
 
     _quiet_libraries(debug)
-    _show_topics(asyncio.run(create_topics(Settings.load(bootstrap_servers=bootstrap_servers))))
+    settings = Settings.load(bootstrap_servers=bootstrap_servers)
+
+    async def create() -> list[TopicReport]:
+        await wait_for_cluster(
+            settings, wait, lambda: click.echo(f"Waiting for Kafka at {settings.bootstrap_servers}", err=True)
+        )
+        return await create_topics(settings)
+
+    _show_topics(asyncio.run(create()))
 
 
 @topics.command("check")

@@ -791,8 +791,11 @@ def _ms(duration: timedelta) -> int:
 
 
 def _show(value: object) -> str:
+    # Without an exponent, however long or small.
     if isinstance(value, timedelta):
-        return f"{value.total_seconds():g} s"
+        return f"{value.total_seconds():.15g} s"
+    if isinstance(value, float):
+        return f"{Decimal(str(value)):f}"
     return str(value)
 
 

@@ -23,6 +23,7 @@ push changelog   compact                  internal, the deliveries: the partitio
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -31,11 +32,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from streams.errors import ClusterError
+from streams.errors import ClusterError, RefusedError
 from streams.refusals import find_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from streams.settings import Settings
 
@@ -51,11 +52,13 @@ __all__ = [
     "describe",
     "push_topics",
     "status_topics",
+    "wait_for_cluster",
     "wanted_topics",
 ]
 
 _REQUEST_TIMEOUT_MS: Final = 10_000
 _VISIBLE_WITHIN_S: Final = 15.0
+_BETWEEN_TRIES_S: Final = 0.5
 # Kafka's own, for a topic that does not say otherwise and that we may not ask.
 _DEFAULT_MAX_MESSAGE_BYTES: Final = 1_048_588
 _FOR_EVER: Final = -1
@@ -267,6 +270,34 @@ async def check_topics(settings: Settings) -> list[TopicReport]:
     """
     async with connect(settings) as admin:
         return await _report(admin, settings, created=())
+
+
+async def wait_for_cluster(settings: Settings, patience: float, waiting: Callable[[], object]) -> None:
+    """Wait until the cluster answers.
+
+    Args:
+        settings: where it is.
+        patience: for how long to try, in seconds.
+        waiting: called once, if it does not answer at first.
+
+    Raises:
+        RefusedError: a broker does not let us in; at once.
+        ClusterError: it does not answer.
+    """
+    until, told = time.monotonic() + patience, False
+    while True:
+        try:
+            async with connect(settings):
+                return
+        except RefusedError:
+            raise  # waiting does not make a wrong password right
+        except ClusterError:
+            if time.monotonic() >= until:
+                raise
+        if not told:
+            waiting()
+            told = True
+        await asyncio.sleep(_BETWEEN_TRIES_S)
 
 
 async def create_topics(settings: Settings) -> list[TopicReport]:

@@ -422,7 +422,7 @@ def _choose_ports(wanted: int | None) -> tuple[int, int]:
         one, other = free_ports(2)
         return one, other
     if not _is_free(wanted):
-        raise UsageError(f"port {wanted} is taken: choose another, or leave the option out")
+        raise UsageError(f"port {wanted} is taken: by a Kafka that you can use? Else choose another with --port")
     return wanted, next(port for port in free_ports(2) if port != wanted)
 
 

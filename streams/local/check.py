@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 from streams.errors import ClusterError
 from streams.local.tail import read_to_end
 from streams.settings import misspelt
-from streams.topics import check_topics, connect, describe, wanted_topics
+from streams.topics import check_topics, connect, describe, push_topics, wanted_topics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -61,9 +61,11 @@ async def check(settings: Settings) -> AsyncIterator[Finding]:
             f"set TRIPS_SESSION_TIMEOUT to that or more, it is {settings.session_timeout_s:g} s",
         )
     reports = await check_topics(settings)
+    pushes = [topic.name for topic in push_topics(settings)]
     for report in reports:
         state = "ok" if report.is_right else "wrong" if report.name in needed else "note"
-        whose = " (pushes or the trip status need it, no worker)" if state == "note" else ""
+        needs = "pushes need" if report.name in pushes else "the trip status needs"
+        whose = f" ({needs} it, `trips worker` does not)" if state == "note" else ""
         if report.state == "missing":
             yield Finding(state, "topic", f"{report.name} is missing: {report.details[0]}{whose}")
         else:

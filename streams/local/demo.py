@@ -262,11 +262,11 @@ class _Demo:
             f"  {here} trips tail --from-beginning",
             f"  {here} trips check",
         ]
-        ports = [settings.http_port]
+        ports = {"worker": settings.http_port}
         if tour is not None:
             lines += [f"  {here} trips push report", f"  curl http://127.0.0.1:{settings.serve_port}/trips"]
-            ports += [settings.push_http_port, settings.serve_http_port]
-        return lines + [f"  curl http://127.0.0.1:{port}/metrics" for port in ports]
+            ports |= {"push worker": settings.push_http_port, "server": settings.serve_http_port}
+        return lines + [f"  curl http://127.0.0.1:{port}/metrics   # of the {whose}" for whose, port in ports.items()]
 
 
 def _offset(committed: dict[TopicPartition, Any], partition: TopicPartition) -> int:

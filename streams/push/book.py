@@ -215,15 +215,18 @@ async def add(settings: Settings, definition: Subscription) -> None:
 
 
 async def remove(settings: Settings, name: str) -> None:
-    """Remove a subscription; what waits for it is dropped.
+    """Remove a subscription that was added by a command; what waits for it is dropped.
 
     Raises:
-        UsageError: there is none of this name.
+        UsageError: there is none of this name, or it is from the file: the next worker would add it again.
         ClusterError: the brokers do not take it.
     """
 
     def change(book: Book) -> Changes:
-        entry(book, name)
+        if entry(book, name).source == "file":
+            raise UsageError(
+                f"subscription {name} is from TRIPS_PUSH_FILE: take it out of that file, and the workers remove it"
+            )
         return {subscription_key(name): None}
 
     await edit(settings, change)

@@ -156,7 +156,10 @@ def list_(debug: bool, *, as_json: bool, bootstrap_servers: str | None) -> None:
 @_servers
 @click.pass_obj
 def remove(debug: bool, *, name: str, bootstrap_servers: str | None) -> None:  # noqa: FBT001
-    """Remove a subscription; what waits for it is dropped."""
+    """Remove a subscription; what waits for it is dropped.
+
+    One of TRIPS_PUSH_FILE is removed by taking it out of that file.
+    """
     from streams.push import book
 
     _run(book.remove(_settings(debug, bootstrap_servers), name))
@@ -194,7 +197,8 @@ def resume(debug: bool, *, name: str, bootstrap_servers: str | None) -> None:  #
 def test(debug: bool, *, name: str, bootstrap_servers: str | None) -> None:  # noqa: FBT001
     """Send one event that is marked as a test, from here, and show what came of it.
 
-    From this machine, with the credentials that its environment and files hold. Exit 1 if it was not taken.
+    From this machine, with the settings and credentials of this shell, which need not be those of the workers. Exit 1
+    if it was not taken.
     """
     from streams.push.testing import send_test
 
@@ -278,13 +282,20 @@ def _events() -> Sequence[str]:
 
 
 def _in_words(line: Line) -> str:
+    import time
+
+    from streams.push.checkpoint import rfc3339
+
     parts = [f"{line.delivered} delivered", f"{line.waiting} waiting"]
     if line.failing:
         parts[-1] += f" ({line.failing} have failed before)"
     parts.append(f"{line.discarded} discarded")
     parts += [f"{count} {what}" for count, what in ((line.dropped, "dropped"), (line.erased, "erased")) if count]
     if line.oldest is not None:
-        parts.append(f"oldest since {line.oldest}, next attempt at {line.next}")
+        parts.append(f"oldest since {line.oldest}")
+    if line.next is not None:
+        is_due = line.next <= rfc3339(time.time_ns() // 1_000_000)
+        parts.append("an attempt is due" if is_due else f"next attempt at {line.next}")
     state = line.state if line.why is None else f"{line.state}: {line.why}"
     errors = "".join(f"\n    {one['at']}  {one['error']}  ({one['delivery']})" for one in line.errors)
     return f"{line.subscription} ({state}): {', '.join(parts)}{errors}"

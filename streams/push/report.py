@@ -42,7 +42,8 @@ class Line:
         erased: the trip was deleted before.
         attempts: made, whatever came of them.
         oldest: since when the oldest waits.
-        next: when the next attempt is due.
+        next: when the next attempt is due; None: none waits, or it rests. In the past: it waits for its turn, or for a
+            credential.
         errors: the last ones, newest first.
     """
 
@@ -92,7 +93,8 @@ class _Sum:
         line.failing = sum(1 for one in self.waiting if one.attempts)
         if self.waiting:
             line.oldest = rfc3339(min(one.created_ms for one in self.waiting))
-            line.next = rfc3339(min(one.due_ms for one in self.waiting))
+            if line.state == "on":
+                line.next = rfc3339(min(one.due_ms for one in self.waiting))
         errors = sorted((error for one in self.totals for error in one.errors), reverse=True)[:5]
         line.errors = [
             {"at": rfc3339(at_ms), "error": error, "delivery": delivery} for at_ms, error, delivery in errors

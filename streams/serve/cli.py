@@ -30,8 +30,8 @@ def serve(debug: bool, *, bootstrap_servers: str | None, rebuild: bool) -> NoRet
     """Serve trips over HTTP: look them up, export them, delete them.
 
     Keeps a projection of the announcements in a database (TRIPS_SERVE_DATABASE) and answers from it on
-    TRIPS_SERVE_HOST and TRIPS_SERVE_PORT. Health, readiness and metrics are on TRIPS_SERVE_HTTP_PORT. On any address
-    but this machine's own every request needs a key: `trips keys create`.
+    TRIPS_SERVE_HOST and TRIPS_SERVE_PORT. Health, readiness and metrics are on TRIPS_SERVE_HTTP_PORT. Every request
+    needs a key (`trips keys create`), but on this machine's own address as long as none was ever made.
     """
     from streams.settings import Settings
 

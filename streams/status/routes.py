@@ -6,6 +6,7 @@ else answers errors as problem+json (RFC 9457), and so does what refuses a reque
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import orjson
@@ -252,12 +253,12 @@ def status_router(engine: StatusEngine) -> APIRouter:
         body = await _read(request)
         if body is None:
             engine.metrics.request("plan", "invalid")
-            return _problem(413, "Content Too Large", _TOO_LARGE)
+            return _problem(413, HTTPStatus(413).phrase, _TOO_LARGE)
         try:
             plan = read_plan(body)
         except BodyError as error:
             engine.metrics.request("plan", "invalid")
-            return _problem(422, "Unprocessable Content", error.description)
+            return _problem(422, HTTPStatus(422).phrase, error.description)
         try:
             answer = await engine.decide(plan)
         except UndecidedError as error:

@@ -114,7 +114,7 @@ async def test_what_other_parts_need_is_missed_in_a_note(trips, kafka, settings)
     await admin.close()
     checked = trips("check", settings=settings)
     assert checked.returncode == 0, checked.stdout
-    assert f"note     topic: {name} is missing: create it with `trips topics create` (pushes or" in checked.stdout
+    assert f"note     topic: {name} is missing: create it with `trips topics create` (pushes need it" in checked.stdout
 
 
 def test_check_tells_a_wrong_cluster(trips, settings):
@@ -130,7 +130,7 @@ def test_check_tells_a_wrong_cluster(trips, settings):
 
 def test_nobody_there_is_one_line_and_exit_1(trips):
     (port,) = free_ports(1)
-    for command in (["topics", "check"], ["topics", "create"], ["tail"], ["replay", "-"]):
+    for command in (["topics", "check"], ["topics", "create", "--wait", "0"], ["tail"], ["replay", "-"]):
         begun = time.monotonic()
         result = trips(*command, "--bootstrap-servers", f"127.0.0.1:{port}", stdin="")
         assert (result.returncode, result.stdout) == (1, "")
@@ -139,6 +139,10 @@ def test_nobody_there_is_one_line_and_exit_1(trips):
             "settings, or start a local one with `trips broker`.\n"
         )
         assert time.monotonic() - begun < 15
+    begun = time.monotonic()
+    waited = trips("topics", "create", "--wait", "2", "--bootstrap-servers", f"127.0.0.1:{port}")
+    assert waited.stderr.startswith(f"Waiting for Kafka at 127.0.0.1:{port}\ntrips: No Kafka broker answers at ")
+    assert time.monotonic() - begun >= 2
     checked = trips("check", TRIPS_BOOTSTRAP_SERVERS=f"127.0.0.1:{port}")
     assert checked.returncode == 1
     assert f"wrong    broker: No Kafka broker answers at 127.0.0.1:{port}" in checked.stdout
@@ -244,10 +248,10 @@ async def test_tail_follows_what_is_committed(created_topics, tmp_path):
 def test_broker_stays_in_the_foreground_until_it_is_asked_to_end(trips, tmp_path):
     (port,) = free_ports(1)
     with running(tmp_path, "broker", "--port", port) as process:
+        created = trips("topics", "create", TRIPS_BOOTSTRAP_SERVERS=f"127.0.0.1:{port}")  # waits for it
+        assert created.returncode == 0
         lines = [process.stderr.readline() for _ in range(3)]
         assert f"Apache Kafka 4.1.1 answers at 127.0.0.1:{port}\n" in lines
-        created = trips("topics", "create", TRIPS_BOOTSTRAP_SERVERS=f"127.0.0.1:{port}")
-        assert created.returncode == 0
         taken = trips("broker", "--port", port)
         assert taken.returncode == 2
         assert re.search(rf"^trips: port {port} is taken", taken.stderr, re.MULTILINE)

@@ -5,9 +5,11 @@ from pushing import SECRET, book_of, entry, subscription
 from pydantic import ValidationError
 
 from streams.errors import StateError, UsageError
+from streams.push import book
 from streams.push.credentials import CredentialError, resolve, signing_key
 from streams.push.report import describe_subscription
 from streams.push.subscriptions import EVENTS, Subscription, explain_invalid, read_file, tenant_records
+from streams.settings import Settings
 
 FILE = """
 [tenants]
@@ -168,3 +170,15 @@ def test_what_cannot_be_a_signing_key(value, tmp_path, monkeypatch):
 def test_a_signing_key_may_lack_its_padding(tmp_path, monkeypatch):
     monkeypatch.setenv("PUSH_SECRET_ONE", SECRET.rstrip("="))
     assert signing_key("env:PUSH_SECRET_ONE", tmp_path) == bytes(range(32))
+
+
+async def test_a_subscription_of_the_file_is_removed_there_and_by_no_command(monkeypatch):
+    of_file = entry(subscription(name="acme")).model_copy(update={"source": "file"})
+
+    async def edit(_settings, change):
+        return change(book_of(of_file, entry(subscription(name="mine"))))
+
+    monkeypatch.setattr(book, "edit", edit)
+    with pytest.raises(UsageError, match="subscription acme is from TRIPS_PUSH_FILE: take it out of that file"):
+        await book.remove(Settings.given(), "acme")
+    await book.remove(Settings.given(), "mine")

@@ -170,6 +170,11 @@ def test_topics_take_the_prefix_and_the_changelog_the_application_id():
     assert topics.changelog == "fleet-vehicles-changelog"
 
 
+def test_no_number_is_shown_with_an_exponent():
+    settings = Settings.given(status_retention="P31D", push_retry_scale=0.00002)
+    assert settings.changed() == {"TRIPS_STATUS_RETENTION": "2678400 s", "TRIPS_PUSH_RETRY_SCALE": "0.00002"}
+
+
 SECRET = "hunter2-hunter2"
 
 

@@ -39,7 +39,7 @@ def drive(engine):
 def test_the_worked_example_is_what_is_answered():
     engine = DirectEngine()
     ask = client_of(engine)
-    steps = re.findall(r"```sh\n(.*?)```\n```json\n(.*?)```", EXAMPLE, re.DOTALL)
+    steps = re.findall(r"```sh\n([^`]*)```\n```json\n([^`]*)```", re.sub(r"'\$PLAN'|\$PLAN", "1", EXAMPLE))
     assert len(steps) == 7
     for command, expected in steps:
         method, path, body = re.fullmatch(

@@ -277,17 +277,19 @@ async def test_a_login_that_is_taken_away_ends_the_worker_and_a_new_password_let
     run = await drill("security: connections cut, login revoked, new password", settings, feed=connect("plain"))
     await run.start_workers(1)
     run.load.start(rate=150)
-    # The broker ends each connection that is older than this. That alone disturbs nobody.
+    # The broker ends each connection that is older than this. That alone disturbs nobody (on a machine that is busy, it
+    # may take longer than the session timeout to be back).
     await asyncio.sleep(3 * SESSION_S)
-    assert not list(run.ends())
-    assert "KafkaConnectionError" in run.workers[0].log_text(), "no connection was cut"
+    before = list(run.ends())
+    assert all(said[0].startswith("Fenced") for _, said in before)
+    assert before or "KafkaConnectionError" in run.workers[0].log_text(), "no connection was cut"
 
     since = time.monotonic()
     await secured.add_user(user, "another-password")
     run.repetitions += 1
-    await run.ended(1)
+    await run.ended(len(before) + 1)
     run.plan = lambda: {"TRIPS_SASL_PASSWORD": "another-password"}
-    code, (reason,) = next(run.ends())
+    code, (reason,) = list(run.ends())[len(before)]
     assert code == 1
     assert f"does not let '{user}' in" in reason
     assert "TRIPS_SASL_PASSWORD" in reason

@@ -27,7 +27,9 @@ __all__ = ["Counts", "Processor"]
 
 _SAMPLES = ~(1 << Property.ALTITUDE | 1 << FLOW_ID_BIT)  # bits of a mask that are samples of their own
 _END_OF_TIME = 253_402_300_799_999  # the last millisecond of the year 9999
-_REST_MS = 120_000  # what reports every minute or so stays unpacked; what is parked takes as little as possible
+_REST_MS = (
+    120_000  # what reports every minute or so stays unpacked; what is parked takes little, two to four minutes later
+)
 _NAMES = {number: name for name, number in PROPERTIES.items()}
 
 
@@ -100,7 +102,8 @@ class Processor:
 
     def process(self, records: Iterable[Record]) -> None:
         """Apply a batch of records, announce what it leaves pending, and close what is silent by its timestamps."""
-        read, counts, touched = self._reader.read, self.counts, self._changed
+        read, counts = self._reader.read, self.counts
+        touched: dict[str, Vehicle] = {}
         # With a revision base, an application before this one has announced trips of the records that were there when
         # this one began. A trip that it told and that later records took back is taken back here only if it is told
         # here, too: whatever the trips were in between is announced, after each record.
@@ -161,6 +164,7 @@ class Processor:
                 self._collect(vehicle)
         for vehicle in touched.values():
             self._set_alarm(vehicle.id, vehicle.wake_at)
+        self._changed |= touched
         self.advance(self.clock)
 
     def command(self, record: Record, *, own: bool = True) -> None:

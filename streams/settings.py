@@ -322,7 +322,7 @@ class Settings(BaseSettings):
     commit_interval: Annotated[Duration, Field(ge=timedelta(milliseconds=10), le=timedelta(seconds=10))] = _setting(
         timedelta(milliseconds=100),
         "The time from one checkpoint to the next: less is lower latency, more is less work for the brokers. While "
-        "thousands of records of a partition wait to be read, it is at least 1 s.",
+        "thousands of records of a partition wait to be read, it is up to 1 s, or 20,000 records.",
         f"0.01 s to 10 s ({_DURATION_ALLOWED})",
         "worker",
     )

@@ -121,7 +121,7 @@ class _Plan:
         self.unit = "telematics_unit" in names
         self.mask = sum(1 << step.bit for step in self.steps)
         self.timed = False
-        self.read_row = compile_row_reader([step.name for step in self.steps])
+        self.read_row = compile_row_reader(tuple(step.name for step in self.steps))
 
 
 class Reader:

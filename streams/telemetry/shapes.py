@@ -7,7 +7,8 @@ message goes into the source, only names of ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from math import floor
 from typing import Any, Final
 
@@ -50,7 +51,7 @@ _NUMBER: Final = """
 """
 _POSITION: Final = f"""
     field = message["position"]
-    if len(field) != 2:
+    if len(field) != 2 or "value" in field:
         return None
     latitude, longitude = field["lat"], field["lon"]
     if (
@@ -66,8 +67,9 @@ _POSITION: Final = f"""
 """
 
 
-def compile_row_reader(names: Collection[str]) -> RowReader | None:
-    """What reads messages with these fields; None: such messages are not for this."""
+@lru_cache(maxsize=1_024)
+def compile_row_reader(names: tuple[str, ...]) -> RowReader | None:
+    """What reads messages with these properties; None: such messages are not for this."""
     if "telematics_unit" in names:
         return None
     lines, values, mask = [], [], 0

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum, auto
-from itertools import islice
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -213,7 +212,8 @@ class Machine:
         trigger = places[self.rules.trigger]
         longest = self.rules.silence_timeout_ms or inf
         last, end = self.last, begin
-        for timestamp, own, values in islice(rows, begin, None):
+        while end < len(rows):
+            timestamp, own, values = rows[end]
             if own != mask or timestamp - last > longest or (trigger >= 0 and not values[trigger]):
                 break
             last = timestamp

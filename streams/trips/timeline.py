@@ -49,6 +49,7 @@ _FIXED: Final = (1 << Property.UNIT) - 1
 _UNIT: Final = 1 << Property.UNIT
 _FLOW_ID: Final = 1 << FLOW_ID_BIT
 _SAME_UNIT: Final = 1 << 15  # in a packed mask: the unit is that of the row before
+_LOOK_AHEAD: Final = 64  # rows; more at once would be looked at again and again where masks take turns
 _SPAN: Final = Struct("<qq")
 _MASK: Final = Struct("<H")
 _LENGTH: Final = Struct("<H")
@@ -391,8 +392,9 @@ def _unpack(packed: bytes) -> list[Row]:
 
 
 def _alike(packed: bytes, place: int, size: int) -> int:
-    """How many rows of this size follow each other that have one and the same mask."""
-    low, high = packed[place::size], packed[place + 1 :: size]
+    """How many rows of this size follow each other that have one and the same mask; it may be some fewer."""
+    end = place + _LOOK_AHEAD * size
+    low, high = packed[place:end:size], packed[place + 1 : end : size]
     alike = min(len(column) - len(column.lstrip(column[:1])) for column in (low, high))
     return min(alike, (len(packed) - place) // size)
 

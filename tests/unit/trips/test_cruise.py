@@ -69,6 +69,28 @@ def test_a_trip_without_a_change_is_one_run():
     assert machine.cruise(rows, 1) == len(rows)
 
 
+def test_where_shapes_take_turns_no_row_is_looked_at_twice():
+    class Counted(list):
+        asked = 0
+
+        def __getitem__(self, place):
+            self.asked += 1 if isinstance(place, int) else len(range(*place.indices(len(self))))
+            return super().__getitem__(place)
+
+    shapes = [{Property.SPEED: 5_000}, {Property.FUEL: 50}]
+    rows = Counted(make_row(1_000 * (number + 1), shapes[number % 2]) for number in range(2_000))
+    machine = Machine(Rules())
+    machine.feed(make_row(0, {Property.IGNITION: 1}))
+    place = 0
+    while place < len(rows):
+        onwards = machine.cruise(rows, place)
+        if onwards == place:
+            machine.feed(rows[place])
+            onwards += 1
+        place = onwards
+    assert rows.asked < 5 * len(rows)
+
+
 @given(timelines())
 def test_what_is_packed_is_unpacked_whatever_the_shapes(rows):
     timeline = Timeline()

@@ -317,7 +317,13 @@ async def create_topics(settings: Settings) -> list[TopicReport]:
             wanted = all_topics(settings, found.get(settings.topics.telemetry), found.get(settings.topics.events))
             created |= await _create(admin, [one for one in wanted if one.name in step and one.name not in found])
             await _until_visible(admin, step)
-        return await _report(admin, settings, created)
+        reports = await _report(admin, settings, created)
+        # Another broker may answer this time, and not have heard of a new topic yet.
+        deadline = asyncio.get_running_loop().time() + _VISIBLE_WITHIN_S
+        while any(report.state == "missing" for report in reports) and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+            reports = await _report(admin, settings, created)
+        return reports
 
 
 async def describe(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, Found]:

@@ -464,6 +464,11 @@ def explain(reason: BaseException) -> str:
                 "Fenced: another worker has taken partitions over while this one was away (paused, or cut off). "
                 "What it had not committed does not count; it can be started again at once."
             )
+        case asyncio.IncompleteReadError() | ConnectionError():
+            return (
+                "A Kafka broker has ended the connection in the middle of an answer. What was not committed does not "
+                "count; it can be started again at once."
+            )
         case UnknownTopicOrPartitionError():
             # aiokafka says so, too, when it has waited in vain for the brokers to tell anything of a topic.
             return "The brokers do not tell of a topic to write to. Are they away, is it gone (`trips topics check`)?"

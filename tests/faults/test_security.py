@@ -287,10 +287,14 @@ async def test_a_login_that_is_taken_away_ends_the_worker_and_a_new_password_let
     since = time.monotonic()
     await secured.add_user(user, "another-password")
     run.repetitions += 1
-    await run.ended(len(before) + 1)
+    # It may find itself cut off first, in the middle of an answer. Who is started then is refused.
+    reason = ""
+    for count in (1, 2):
+        if "does not let" not in reason:
+            await run.ended(len(before) + count)
+            code, (reason,) = list(run.ends())[len(before) + count - 1]
+            assert code == 1
     run.plan = lambda: {"TRIPS_SASL_PASSWORD": "another-password"}
-    code, (reason,) = list(run.ends())[len(before)]
-    assert code == 1
     assert f"does not let '{user}' in" in reason
     assert "TRIPS_SASL_PASSWORD" in reason
     await run.recovered(since)

@@ -584,3 +584,7 @@ async def test_a_silence_of_the_brokers_is_told_once_and_so_is_its_end(worker, c
     told = capsys.readouterr().out
     assert told.count("the brokers do not answer") == 1
     assert told.count("the brokers answer again") == 1
+
+
+def test_a_connection_that_is_cut_in_an_answer_is_explained():
+    assert explain(asyncio.IncompleteReadError(b"", 4)).startswith("A Kafka broker has ended the connection")

@@ -30,7 +30,7 @@ demo: | $(UV)  ## a local Kafka, a worker, and the trips of the recorded drives;
 test: | $(UV)  ## the whole test suite, on a real Kafka; two processes share it
 	$(UV) run pytest -n 2 --dist loadfile $(ARGS)
 
-faults: | $(UV)  ## all faults on real brokers (less than an hour), and a table; SEED=… repeats a run
+faults: | $(UV)  ## all faults on real brokers (some 35 minutes), and a table; SEED=… repeats a run
 	TRIPS_TEST_FAULTS=all TRIPS_TEST_SEED=$(SEED) $(UV) run pytest tests/faults -n 3 --dist worksteal $(ARGS)
 
 lint: | $(UV)  ## what ruff says of the code and its format

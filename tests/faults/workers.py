@@ -128,6 +128,8 @@ class Supervised:
         self._number = number
         self._plan = plan
         self._expect_exit = expect_exit
+        self.expect_stop = {0}
+        """Exit codes that are all right after SIGTERM."""
         self.may_be_silent = False
         """It may end without a reason in its log: there is no memory for it."""
         self._keep = True
@@ -153,14 +155,8 @@ class Supervised:
             # In its first second it is a Python that imports: the signal's own way to end it is all right. And the
             # signal can come while it ends by itself, because another worker has taken over what was its own.
             fenced = code == 1 and [text.partition(":")[0] for text in worker.critical()] == ["Fenced"]
-            # Or while its connections are dead and it does not know yet: nobody to say goodbye to.
-            alone = code == 1 and "left without saying goodbye" in worker.output()
-            if (
-                code != 0
-                and not fenced
-                and not alone
-                and not (code == -signal.SIGTERM and "starting" not in worker.output())
-            ):
+            importing = code == -signal.SIGTERM and "starting" not in worker.output()
+            if code not in self.expect_stop and not fenced and not importing:
                 self.failures.append(f"{worker.name} ended with {code} after SIGTERM:\n{tail(worker)}")
         await asyncio.wait([self._task])
         if not self._task.cancelled():

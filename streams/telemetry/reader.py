@@ -25,7 +25,6 @@ from streams.telemetry.properties import (
     PROPERTIES,
     WORDS,
 )
-from streams.telemetry.shapes import compile_row_reader
 from streams.telemetry.timestamps import LATEST, Instants
 from streams.trips.samples import FLOW_ID_BIT, SWITCHES, Property, Row
 
@@ -91,23 +90,10 @@ class _Plan:
         steps: the properties there are, in the order of a row's values.
         switches, position, numbers, words, unit: the same by kind, which is the same order again.
         mask: the row's, if all are plain values.
-        read_row: reads those of which all is plain, and most are; None: there is no such reader.
         timed: whether there was a property with a time of its own in such a message: then there will be one again.
     """
 
-    __slots__ = (
-        "envelope",
-        "mask",
-        "numbers",
-        "position",
-        "read_row",
-        "steps",
-        "switches",
-        "timed",
-        "unit",
-        "unknown",
-        "words",
-    )
+    __slots__ = ("envelope", "mask", "numbers", "position", "steps", "switches", "timed", "unit", "unknown", "words")
 
     def __init__(self, names: Collection[str]) -> None:
         self.envelope = "metadata" in names and "data" in names
@@ -121,7 +107,6 @@ class _Plan:
         self.unit = "telematics_unit" in names
         self.mask = sum(1 << step.bit for step in self.steps)
         self.timed = False
-        self.read_row = compile_row_reader(tuple(step.name for step in self.steps))
 
 
 class Reader:
@@ -187,11 +172,7 @@ class Reader:
             elif time is not None or "timestamp" in message:
                 return self._explained(value, key, latest)
 
-            row = None
-            if not plan.timed and time is not None:
-                row = plan.read_row(message, time) if plan.read_row is not None else None
-                if row is None:
-                    row = _plain_row(message, plan, time)
+            row = None if plan.timed or time is None else _plain_row(message, plan, time)
             if row is not None:
                 rows = [row] if row[1] else []
             else:

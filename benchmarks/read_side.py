@@ -34,7 +34,7 @@ from streams.serve.app import behind_gate, build_api
 from streams.serve.database import open_database, writing
 from streams.serve.keys import KeyStore
 from streams.serve.metrics import ServeMetrics
-from streams.serve.projection import Position, put_positions, read_positions
+from streams.serve.projection import Position, put_positions, read_positions, trip_row
 from streams.serve.tables import announcements, trips, vehicles
 from streams.serve.words import read_word
 from streams.settings import Settings
@@ -124,18 +124,7 @@ def fill(engine: Engine, count: int) -> None:
         with writing(engine) as (connection, _):
             connection.execute(
                 trips.insert(),
-                [
-                    {
-                        "id": word.trip_id,
-                        "vehicle_id": word.vehicle_id,
-                        "status": word.status,
-                        "revision": word.revision,
-                        "stage": word.stage,
-                        "flags": word.flags,
-                        "view": word.view,
-                    }
-                    for word in words
-                ],
+                [trip_row(word) for word in words],
             )
             connection.execute(
                 announcements.insert(),

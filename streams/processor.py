@@ -27,9 +27,8 @@ __all__ = ["Counts", "Processor"]
 
 _SAMPLES = ~(1 << Property.ALTITUDE | 1 << FLOW_ID_BIT)  # bits of a mask that are samples of their own
 _END_OF_TIME = 253_402_300_799_999  # the last millisecond of the year 9999
-_REST_MS = (
-    120_000  # what reports every minute or so stays unpacked; what is parked takes little, two to four minutes later
-)
+# What reports every minute or so stays unpacked; what is parked takes little, two to four minutes later.
+_REST_MS = 120_000
 _NAMES = {number: name for name, number in PROPERTIES.items()}
 
 

@@ -370,11 +370,9 @@ class Partition:
             while True:
                 await self._due.wait()
                 # Begun late: what comes of the next batches goes along.
-                behind = self._unread > _BACKLOG
+                pause = max(self._interval, _BACKLOG_INTERVAL) if self._unread > _BACKLOG else self._interval
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(
-                        max(self._interval, _BACKLOG_INTERVAL) if behind else self._interval
-                    ):  # wait_for would lose a cancellation in Python 3.11
+                    async with asyncio.timeout(pause):  # wait_for would lose a cancellation in Python 3.11
                         await self._hurry.wait()
                 await self._checkpoint()
         except Exception as error:  # noqa: BLE001 - whatever it is, what is in memory is not what is committed

@@ -30,6 +30,7 @@ __all__ = [
     "begin_anew",
     "put_positions",
     "read_positions",
+    "trip_row",
 ]
 
 # SQLite takes up to 32,766 parameters in a statement, older ones 999.
@@ -162,19 +163,21 @@ def _deleted(connection: Connection, trip_ids: set[str]) -> set[str]:
     }
 
 
+def trip_row(word: Word) -> dict[str, Any]:
+    """What a trip's row in ``trips`` holds."""
+    return {
+        "id": word.trip_id,
+        "vehicle_id": word.vehicle_id,
+        "status": word.status,
+        "revision": word.revision,
+        "stage": word.stage,
+        "flags": word.flags,
+        "view": word.view,
+    }
+
+
 def _upsert_trips(connection: Connection, words: Iterable[Word]) -> None:
-    rows = [
-        {
-            "id": word.trip_id,
-            "vehicle_id": word.vehicle_id,
-            "status": word.status,
-            "revision": word.revision,
-            "stage": word.stage,
-            "flags": word.flags,
-            "view": word.view,
-        }
-        for word in words
-    ]
+    rows = [trip_row(word) for word in words]
     if not rows:
         return
     statement = insert(connection, trips)

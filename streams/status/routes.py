@@ -184,6 +184,13 @@ def _problem_response(description: str) -> dict[str, Any]:
     }
 
 
+_LOOKED_UP: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"model": PlannedTripOut, "description": "How it stands."},
+    404: _problem_response("There is no such planned trip, or not any more."),
+    503: _problem_response("The planned trips are being read from Kafka."),
+}
+
+
 def status_router(engine: StatusEngine) -> APIRouter:
     """The routes, for an app that starts and stops the engine.
 
@@ -278,11 +285,7 @@ def status_router(engine: StatusEngine) -> APIRouter:
         "/trip/plan",
         summary="Look a planned trip up by your id",
         response_class=Response,
-        responses={
-            200: {"model": PlannedTripOut, "description": "How it stands."},
-            404: _problem_response("There is no such planned trip, or not any more."),
-            503: _problem_response("The planned trips are being read from Kafka."),
-        },
+        responses=_LOOKED_UP,
     )
     async def find_planned_trip(
         tms_trip_id: Annotated[str, Query(alias="tmsTripId", min_length=1, max_length=256)],
@@ -293,11 +296,7 @@ def status_router(engine: StatusEngine) -> APIRouter:
         "/trip/plan/{tripId}",
         summary="Look a planned trip up",
         response_class=Response,
-        responses={
-            200: {"model": PlannedTripOut, "description": "How it stands."},
-            404: _problem_response("There is no such planned trip, or not any more."),
-            503: _problem_response("The planned trips are being read from Kafka."),
-        },
+        responses=_LOOKED_UP,
     )
     async def get_planned_trip(trip_id: Annotated[int, Path(alias="tripId", ge=1)]) -> Response:
         return _found(trip_id)

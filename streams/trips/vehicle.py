@@ -241,14 +241,10 @@ class Vehicle:
         if mask >> trigger & 1:
             if values[(mask & ((1 << trigger) - 1)).bit_count()] != on or self._trigger_gap:
                 return False
-            self._trigger_at, self._trigger_on = timestamp, on == 1
-        self._timeline.append(row)
-        if self._last is not None:
-            if timestamp > self._last_until:
-                self._last = None  # samples of a deleted trip fade
-            else:
-                for name, value in row_items(row).items():
-                    self._last[name] = (timestamp, value)
+            self._trigger_at, self._trigger_on = timestamp, on == 1  # the machine's 1 and 0 are stored as a bool
+        if timestamp > self._last_until:
+            self._last = None  # samples of a deleted trip fade
+        self._keep(row)
         self._newest = timestamp
         horizon = newest - rules.correction_horizon_ms
         if horizon > self._horizon:
@@ -368,14 +364,9 @@ class Vehicle:
             self._newest = timestamp
             if timestamp > self._last_until:
                 self._last = None  # samples of a deleted trip fade
-        self._timeline.append(row)
+        self._keep(row)
         if self._behind is not None and timestamp <= self._behind[0]:
             self._behind = None
-        if self._last is not None:
-            for name, value in row_items(row).items():
-                known = self._last.get(name)
-                if known is None or known[0] <= timestamp:
-                    self._last[name] = (timestamp, value)
         tip = self._marks[-1].instant if self._marks else -inf
         if not mask >> rules.trigger & 1:
             if timestamp <= tip:
@@ -396,6 +387,15 @@ class Vehicle:
         silence = rules.silence_timeout_ms
         self._trigger_gap = bool(on and silence and newest is not None and newest - timestamp > silence)
         return edge
+
+    def _keep(self, row: Row) -> None:
+        self._timeline.append(row)
+        if self._last is not None:
+            timestamp = row[0]
+            for name, value in row_items(row).items():
+                known = self._last.get(name)
+                if known is None or known[0] <= timestamp:
+                    self._last[name] = (timestamp, value)
 
     def _touch(self, instant: float) -> None:
         """Something was added where the machine may already have been."""

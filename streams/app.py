@@ -33,6 +33,8 @@ from streams.refusals import find_refusal
 from streams.runtime.cluster import look_at_cluster
 from streams.runtime.commands import Commands
 from streams.runtime.fences import Fences
+from streams.runtime.garbage import spare_the_state
+from streams.runtime.headers import as_fetched
 from streams.runtime.health import serve_health
 from streams.runtime.logs import configure_logs
 from streams.runtime.metrics import Metrics
@@ -103,7 +105,8 @@ def build_app(settings: Settings, cluster: Cluster, new_processor: NewProcessor 
             commands=topics.commands,
         ),
         client=client,
-        consumer_settings=consumer_settings(settings, client, settings.application_id),
+        consumer_settings=consumer_settings(settings, client, settings.application_id)
+        | {"value_deserializer": as_fetched},
         fences=Fences(settings.application_id, producer_settings(client)),
         new_processor=new_processor or new_trips_processor,
         partition_count=cluster.partitions,
@@ -210,6 +213,7 @@ async def end_when_refused(worker: Worker, settings: Settings, client: Mapping[s
 
 async def work(app: App, stop: asyncio.Event) -> int:
     """Run a worker's app until it is to stop or fails; returns the exit code."""
+    spare_the_state()
     worker, hook = app.worker, threading.excepthook
     leave = Watchdog(_STOP_TIMEOUT, lambda: _leave_by_force(worker))
     clock = asyncio.create_task(worker.keep_time())

@@ -60,6 +60,10 @@ class Counts:
     rejected: Counter[str] = field(default_factory=Counter)
     announcements: Counter[str] = field(default_factory=Counter)
 
+    def refuse(self, samples: int) -> None:
+        """Count samples of deleted trips."""
+        self.refused += samples
+
 
 class Processor:
     """The vehicles of one source partition.
@@ -87,13 +91,13 @@ class Processor:
         self._reader = reader
         self._offline = offline
         self._awake: dict[str, Vehicle] = {}
-        self._resting: dict[str, StoredVehicle] = {}
+        self._resting: dict[str, bytes] = {}  # StoredVehicle.pack(): one object for each of what may be many
         self._changed: dict[str, Vehicle] = {}
         self._touch_clock = False
         self._alarms: list[tuple[int, str]] = []
         self._alarm_of: dict[str, int] = {}
         self._output = Output()
-        self._restoring: dict[bytes, dict[bytes, bytes]] = {}
+        self._restoring: dict[bytes, tuple[list[bytes], dict[bytes, bytes]]] = {}  # single parts, and numbered ones
         self._held: list[tuple[Record, bool]] = []
         self._held_starts: dict[str, set[int]] = {}
         self._stored = 0  # vehicles with state, as of the last take
@@ -286,17 +290,22 @@ class Processor:
                 opened = b"" if value is None else open_value(key, value)
             except BrokenStateError as error:
                 raise StateError(str(error)) from error
-            if key == CLOCK_KEY and opened:
+            kind = key[:1]
+            place = _PLACES.get(kind)
+            if place is None and key == CLOCK_KEY and opened:
                 clock, self._said_stored, self.standing = unpack_clock(opened)
                 self.clock = max(self.clock, clock)
                 continue
-            prefix = _PREFIXES.get(key[:1])
-            if prefix is None:
+            if place is None and kind not in _NUMBERED:
                 raise StateError(f"the record with key {key!r} is of no kind that this program knows")
-            parts = restoring.get(key[prefix:])
+            vehicle = key[1:] if place is not None else key[3:]
+            parts = restoring.get(vehicle)
             if parts is None:
-                parts = restoring[key[prefix:]] = {}
-            parts[key[:prefix]] = opened
+                parts = restoring[vehicle] = ([b"", b"", b"", b""], {})
+            if place is not None:
+                parts[0][place] = opened
+            else:
+                parts[1][key[:3]] = opened
 
     def restored(self) -> None:
         """All stored values have been handed in: be ready for records.
@@ -310,36 +319,31 @@ class Processor:
                 f"it holds the state of {self._stored} vehicles, and should hold that of {self._said_stored}: records "
                 "are missing, or are not ours"
             )
-        for vehicle, parts in self._restoring.items():
-            head = parts.get(b"h")
+        for vehicle, ((head, tip, base, holes), numbered) in self._restoring.items():
             vehicle_id = vehicle.decode()
             if not head:
                 raise StateError(f"the state of vehicle {vehicle_id!r} has no head: records are missing")
-            stored = StoredVehicle(
-                head,
-                parts.get(b"t", b""),
-                parts.get(b"b", b""),
-                _numbered(parts, b"w"),
-                _numbered(parts, b"s"),
-                _numbered(parts, b"c"),
-                parts.get(b"d", b""),
-            )
-            self._resting[vehicle_id] = stored
+            kinds: dict[bytes, list[tuple[int, bytes]]] = {kind: [] for kind in _NUMBERED}
+            for prefix in sorted(numbered):
+                if numbered[prefix]:  # not those that are not needed any more
+                    kinds[prefix[:1]].append((int.from_bytes(prefix[1:], "big"), numbered[prefix]))
+            stored = StoredVehicle(head, tip, base, *(tuple(kinds[kind]) for kind in _NUMBERED), holes)
+            packed = self._resting[vehicle_id] = stored.pack()
             self.open_trips += stored.on
-            self.state_bytes += stored.size
+            self.state_bytes += len(packed)
             self._set_alarm(vehicle_id, stored.wake_at)
         self._restoring = {}
 
     def _vehicle(self, vehicle_id: str) -> Vehicle:
         vehicle = self._awake.get(vehicle_id)
         if vehicle is None:
-            stored = self._resting.pop(vehicle_id, None)
-            if stored is None:
+            packed = self._resting.pop(vehicle_id, None)
+            if packed is None:
                 vehicle = Vehicle(vehicle_id, self.rules)
             else:
-                vehicle = Vehicle.load(vehicle_id, self.rules, stored)
-                self.state_bytes += vehicle.counted_size - stored.size  # without chunks that are no longer needed
-            vehicle.on_refused = self._count_refused
+                vehicle = Vehicle.load(vehicle_id, self.rules, StoredVehicle.unpack(packed))
+                self.state_bytes += vehicle.counted_size - len(packed)
+            vehicle.on_refused = self.counts.refuse
             if self._held_starts:
                 vehicle.muted |= self._held_starts.get(vehicle_id, set())
             self._awake[vehicle_id] = vehicle
@@ -363,7 +367,8 @@ class Processor:
                 vehicle.placed_at = self.clock
             elif vehicle.stored is not None:
                 changes.update(vehicle.tidy_up())
-                self._resting[vehicle.id] = vehicle.rest()
+                packed = self._resting[vehicle.id] = vehicle.rest().pack()
+                self.state_bytes += len(packed) - vehicle.counted_size
         return changes
 
     def _collect(self, vehicle: Vehicle) -> None:
@@ -375,9 +380,6 @@ class Processor:
         self._output.announcements += announcements
         self.open_trips += vehicle.on - vehicle.was_on
         vehicle.was_on = vehicle.on
-
-    def _count_refused(self, samples: int) -> None:
-        self.counts.refused += samples
 
     def _refuse(self, record: Record, problem: Problem) -> None:
         """A command, into the dead letters."""
@@ -403,16 +405,8 @@ class Processor:
             heappush(self._alarms, (due, vehicle_id))
 
 
-_PREFIXES = {b"d": 1, b"h": 1, b"t": 1, b"b": 1, b"w": 3, b"s": 3, b"c": 3}
-
-
-def _numbered(parts: dict[bytes, bytes], kind: bytes) -> tuple[tuple[int, bytes], ...]:
-    """The parts of a kind with their numbers, in order, but for those that are not needed any more."""
-    return tuple(
-        (int.from_bytes(prefix[1:], "big"), parts[prefix])
-        for prefix in sorted(parts)
-        if prefix[:1] == kind and parts[prefix]
-    )
+_PLACES = {b"h": 0, b"t": 1, b"b": 2, b"d": 3}
+_NUMBERED = (b"w", b"s", b"c")
 
 
 def _refusal(outcome: Outcome, command: DeleteCommand) -> Problem:

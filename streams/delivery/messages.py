@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from streams.records import TripsRecord
+from streams.trips.content import iso
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -95,19 +95,13 @@ def _cloud_event(announcement: Announcement, source: bytes) -> Headers:
         ("ce_id", announcement.event_id.encode()),
         ("ce_source", source),
         ("ce_type", announcement.event.encode()),
-        ("ce_time", _rfc3339(announcement.time_ms)),
+        ("ce_time", iso(announcement.time_ms).encode()),
         ("ce_subject", announcement.trip_id.encode()),
         ("content-type", b"application/json"),
     ]
     if announcement.traceparent is not None:
         headers.append(("traceparent", announcement.traceparent.encode()))
     return headers
-
-
-def _rfc3339(milliseconds: int) -> bytes:
-    seconds, rest = divmod(milliseconds, 1000)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{text}.{rest:03d}Z".encode() if rest else f"{text}Z".encode()
 
 
 def dead_letter(rejected: Rejected, source: Source, max_size: int) -> Message:

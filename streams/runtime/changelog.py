@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.structs import TopicPartition
 
 from streams.errors import ClusterError, StateError
+from streams.runtime.headers import as_fetched
 from streams.runtime.positions import START_ANEW
 from streams.runtime.source import close
 
@@ -63,6 +64,7 @@ async def read_changelog(
         auto_offset_reset="none",  # a position that is not there any more is an error
         enable_auto_commit=False,
         max_partition_fetch_bytes=4 * 2**20,
+        value_deserializer=as_fetched,
     )
     count = 0
     try:

@@ -93,7 +93,7 @@ class Mark(NamedTuple):
 
 
 class StoredVehicle(NamedTuple):
-    """A vehicle as its stored values, without their frames. What is kept of one at rest."""
+    """A vehicle as its stored values, without their frames. What is kept, packed, of one at rest."""
 
     head: bytes
     tip: bytes
@@ -115,12 +115,15 @@ class StoredVehicle(NamedTuple):
         on: bool = _ALERT.unpack_from(self.head)[1]
         return on
 
-    @property
-    def size(self) -> int:
-        """Bytes that the values take."""
-        parts = (*self.words, *self.small, *self.sealed)
-        own = (self.head, self.tip, self.base, self.holes)
-        return sum(len(value) for value in own) + sum(len(value) for _, value in parts)
+    def pack(self) -> bytes:
+        """All of it in one object. Nothing is ever stored so."""
+        packed: bytes = msgpack.packb(self)
+        return packed
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> StoredVehicle:
+        """The inverse of :meth:`pack`."""
+        return cls(*msgpack.unpackb(packed, use_list=False))
 
 
 class Vehicle:
@@ -1082,7 +1085,7 @@ class Vehicle:
             vehicle._stale = True  # other rules: they apply from the next record on, and to all that is not settled
         elif stored.tip:
             vehicle._marks = [Mark.load(stored.tip)]
-        vehicle.stored = stored
+        vehicle.stored = stored._replace(words=(), small=(), sealed=())  # the vehicle has them now
         vehicle.counted_size = vehicle.size
         return vehicle
 

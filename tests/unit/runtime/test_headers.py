@@ -1,10 +1,12 @@
+from itertools import islice
+
 import pytest
 from aiokafka.consumer import fetcher
 from aiokafka.record.control_record import ABORT_MARKER
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from streams.runtime.headers import read_any_header_name
+from streams.runtime.headers import as_fetched, read_any_header_name
 
 PLACE = TopicPartition("telemetry", 0)
 
@@ -110,3 +112,31 @@ def test_a_fetch_that_ends_in_the_middle_of_a_batch_is_read_up_to_there():
 
 def test_without_such_names_nothing_is_different():
     assert read(batch(0, (b"a", [("h", b"1")]))) == ([(0, b"a", (("h", b"1"),))], 1)
+
+
+@pytest.mark.parametrize("deserializer", [None, as_fetched], ids=["aiokafka's", "as they are"])
+@pytest.mark.parametrize("at_once", [3, 100])
+def test_records_are_handed_over_in_portions_and_each_once(deserializer, at_once):
+    raw = batch(5, (b"a", []), (b"b", []), (b"c", [])) + batch(8, (b"d", []), (None, BAD), (b"f", []), (b"g", []))
+    records = fetcher.PartitionRecords(
+        PLACE, fetcher.MemoryRecords(raw), [], 6, None, deserializer, True, fetcher.READ_COMMITTED
+    )
+    found = []
+    while portion := list(islice(records, at_once)):
+        found += [(each.offset, each.key, each.value, list(each.headers), each.timestamp) for each in portion]
+        assert records.next_fetch_offset == found[-1][0] + 1
+    assert found == [
+        (6, b"key", b"b", [], 1000),
+        (7, b"key", b"c", [], 1000),
+        (8, b"key", b"d", [], 1000),
+        (9, b"key", None, [("caf\\xe9", b"1")], 1000),
+        (10, b"key", b"f", [], 1000),
+        (11, b"key", b"g", [], 1000),
+    ]
+
+
+def test_records_as_they_are_are_what_the_batch_holds():
+    records = fetcher.PartitionRecords(
+        PLACE, fetcher.MemoryRecords(batch(5, (b"a", []))), [], 0, None, as_fetched, True, fetcher.READ_COMMITTED
+    )
+    assert not isinstance(next(records), ConsumerRecord)

@@ -323,15 +323,13 @@ class Processor:
             vehicle_id = vehicle.decode()
             if not head:
                 raise StateError(f"the state of vehicle {vehicle_id!r} has no head: records are missing")
-            kinds: dict[bytes, list[tuple[int, bytes]]] = {kind: [] for kind in _NUMBERED}
-            for prefix in sorted(numbered):
-                if numbered[prefix]:  # not those that are not needed any more
-                    kinds[prefix[:1]].append((int.from_bytes(prefix[1:], "big"), numbered[prefix]))
-            stored = StoredVehicle(head, tip, base, *(tuple(kinds[kind]) for kind in _NUMBERED), holes)
+            words, small, sealed = (_in_order(numbered, kind) for kind in _NUMBERED)
+            stored = StoredVehicle(head, tip, base, words, small, sealed, holes)
             packed = self._resting[vehicle_id] = stored.pack()
-            self.open_trips += stored.on
+            wake_at, on = stored.alert
+            self.open_trips += on
             self.state_bytes += len(packed)
-            self._set_alarm(vehicle_id, stored.wake_at)
+            self._set_alarm(vehicle_id, wake_at)
         self._restoring = {}
 
     def _vehicle(self, vehicle_id: str) -> Vehicle:
@@ -407,6 +405,17 @@ class Processor:
 
 _PLACES = {b"h": 0, b"t": 1, b"b": 2, b"d": 3}
 _NUMBERED = (b"w", b"s", b"c")
+
+
+def _in_order(parts: dict[bytes, bytes], kind: bytes) -> tuple[tuple[int, bytes], ...]:
+    """The parts of a kind with their numbers, but for those that are not needed any more."""
+    if not parts:
+        return ()
+    return tuple(
+        (int.from_bytes(prefix[1:], "big"), parts[prefix])
+        for prefix in sorted(parts)
+        if prefix[:1] == kind and parts[prefix]
+    )
 
 
 def _refusal(outcome: Outcome, command: DeleteCommand) -> Problem:

@@ -104,16 +104,10 @@ class StoredVehicle(NamedTuple):
     holes: bytes = b""
 
     @property
-    def wake_at(self) -> int | None:
-        """The clock at which the vehicle has something to say, in epoch ms."""
-        wake_at: int = _ALERT.unpack_from(self.head)[0]
-        return None if wake_at < 0 else wake_at
-
-    @property
-    def on(self) -> bool:
-        """Whether a trip is on."""
-        on: bool = _ALERT.unpack_from(self.head)[1]
-        return on
+    def alert(self) -> tuple[int | None, bool]:
+        """The clock at which the vehicle has something to say, in epoch ms, and whether a trip is on."""
+        wake_at, on = _ALERT.unpack_from(self.head)
+        return None if wake_at < 0 else wake_at, on
 
     def pack(self) -> bytes:
         """All of it in one object. Nothing is ever stored so."""
@@ -1046,7 +1040,7 @@ class Vehicle:
     def load(cls, vehicle_id: str, rules: Rules, stored: StoredVehicle) -> Vehicle:
         """The inverse of :meth:`rest`."""
         vehicle = cls(vehicle_id, rules)
-        vehicle.on = vehicle.was_on = stored.on
+        vehicle.on = vehicle.was_on = stored.alert[1]
         begin = _ALERT.size + 2
         end = begin + int.from_bytes(stored.head[_ALERT.size : begin], "little")
         (

@@ -96,6 +96,7 @@ class Timeline:
 
     __slots__ = (
         "_by_instant",
+        "_chunk_bytes",
         "_read",
         "_unit",
         "changed",
@@ -116,6 +117,7 @@ class Timeline:
         self._read = 0
         self.small: list[Chunk] = []
         self.sealed: dict[int, Chunk] = {}
+        self._chunk_bytes: int | None = 0  # of both; None: to be added up
         self.changed: set[tuple[bytes, int]] = set()
         self.stale: set[tuple[bytes, int]] = set()
         self.erased = False
@@ -165,6 +167,7 @@ class Timeline:
             return
         self.changed.add((SMALL, len(self.small)))
         self.small.append(Chunk(self.tail_oldest, self.tail_newest, bytes(self.tail)))
+        self._chunk_bytes = None
         self._clear_tail()
 
     def seal(self) -> None:
@@ -183,6 +186,7 @@ class Timeline:
         self.changed.add((SEALED, number))
         self._leave((SMALL, place) for place in range(len(self.small)))
         self.small = []
+        self._chunk_bytes = None
         self._clear_tail()
 
     def _clear_tail(self) -> None:
@@ -193,6 +197,7 @@ class Timeline:
         """Forget the sealed chunks that hold only rows before this instant; their keys are free again."""
         for number in [number for number, chunk in self.sealed.items() if chunk.newest < before]:
             del self.sealed[number]
+            self._chunk_bytes = None
             self._leave([(SEALED, number)])
 
     def repack(self, begin: float) -> None:
@@ -208,6 +213,7 @@ class Timeline:
         self._leave((SMALL, place) for place in range(len(self.small)))
         self._leave((SEALED, number) for number in self.sealed)
         self.small, self.sealed = [], {}
+        self._chunk_bytes = None
         self._clear_tail()
         self.close()
         for row in rows:
@@ -279,6 +285,7 @@ class Timeline:
             else:
                 timeline.stale.add((SMALL, number))
         timeline.sealed = {number: Chunk.load(value) for number, value in sealed}
+        timeline._chunk_bytes = None
         if folded is not None:
             timeline.drop(folded)
         return timeline
@@ -352,8 +359,15 @@ class Timeline:
     @property
     def size(self) -> int:
         """Bytes that the rows take."""
-        chunks = (*self.small, *self.sealed.values())
-        return len(self.tail) + sum(_SPAN.size + len(chunk.packed) for chunk in chunks)
+        return len(self.tail) + self.chunk_bytes
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes that the chunks take."""
+        if self._chunk_bytes is None:
+            chunks = (*self.small, *self.sealed.values())
+            self._chunk_bytes = sum(_SPAN.size + len(chunk.packed) for chunk in chunks)
+        return self._chunk_bytes
 
 
 def _within(rows: list[Row], oldest: int, newest: int, after: float, to: float) -> list[Row]:

@@ -519,8 +519,9 @@ class Vehicle:
     @property
     def wake_at(self) -> int | None:
         """The clock (epoch ms) at which :meth:`quiet_for` has something to do."""
-        wait = min((wait for wait in self._waits if wait >= self._quiet), default=None)
-        return None if wait is None else self._arrival + wait + 1
+        quiet = self._quiet
+        waits = self._waits if not quiet else [wait for wait in self._waits if wait >= quiet]
+        return self._arrival + min(waits) + 1 if waits else None
 
     def announce(self, *, timer: bool = False) -> None:
         """Compare what the timeline tells with what was announced, and say the difference.
@@ -1000,8 +1001,8 @@ class Vehicle:
         """About how many bytes the stored values take, words, keys and frames apart. After :meth:`store`."""
         if self.stored is None:
             return 0
-        chunks = self._timeline.size - len(self._timeline.tail)
-        return chunks + len(self.stored.head) + len(self.stored.tip) + len(self._base) + len(self.stored.holes)
+        stored = self.stored
+        return self._timeline.chunk_bytes + len(stored.head) + len(stored.tip) + len(self._base) + len(stored.holes)
 
     def rest(self) -> StoredVehicle:
         """The vehicle as it was stored last."""

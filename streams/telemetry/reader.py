@@ -7,8 +7,10 @@ starts over with :func:`streams.telemetry.explain.explain`, which is slower, tak
 
 from __future__ import annotations
 
+# Not for type checkers only: when compiled, a named tuple looks its fields' types up.
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import floor
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -27,9 +29,6 @@ from streams.telemetry.properties import (
 )
 from streams.telemetry.timestamps import LATEST, Instants
 from streams.trips.samples import FLOW_ID_BIT, SWITCHES, Property, Row
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 __all__ = ["Problem", "Reader", "Reading", "Reason"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 
-from streams.trips.samples import Row
+from streams.trips.samples import Moment, Row
 
 __all__ = ["Hole", "along", "pack_holes", "unpack_holes"]
 
@@ -51,7 +51,7 @@ class Hole:
         return replace(self, samples=())
 
 
-def along(rows: Iterable[Row], holes: Sequence[Hole], after: float, to: float) -> Iterator[Row | Hole]:
+def along(rows: Iterable[Row], holes: Sequence[Hole], after: Moment, to: Moment) -> Iterator[Row | Hole]:
     """Rows and holes in the order of time.
 
     Args:
@@ -86,6 +86,8 @@ def pack_holes(holes: Iterable[Hole]) -> bytes:
 
 def unpack_holes(packed: bytes) -> list[Hole]:
     """The inverse of :func:`pack_holes`."""
+    if not packed:
+        return []
     return [
         Hole(
             start,
@@ -93,9 +95,7 @@ def unpack_holes(packed: bytes) -> list[Hole]:
             trigger_on,
             kept,
             start + until,
-            tuple(
-                (name, start + age, tuple(value) if isinstance(value, list) else value) for name, age, value in samples
-            ),
+            tuple((name, start + age, value) for name, age, value in samples),
         )
-        for start, length, trigger_on, kept, until, samples in (msgpack.unpackb(packed) if packed else [])
+        for start, length, trigger_on, kept, until, samples in msgpack.unpackb(packed, use_list=False)
     ]

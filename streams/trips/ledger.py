@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import msgpack
 
+from streams.trips.samples import Moment
+
 __all__ = ["Ledger", "State", "Word"]
 
 _PAGE: Final = 32
@@ -72,13 +74,13 @@ class Ledger:
         self._pages: Counter[int] = Counter()
         self._changed: set[int] = set()
         self.waiting: dict[int, Word] = {}
-        self.settled_before: float = -inf
+        self.settled_before: Moment = -inf
 
     def get(self, start: int) -> Word | None:
         """The word about the trip that starts then."""
         return self._words.get(start)
 
-    def starts(self, begin: float) -> list[int]:
+    def starts(self, begin: Moment) -> list[int]:
         """The starts from ``begin`` on, in order."""
         return self._starts[bisect_left(self._starts, begin) :]
 
@@ -109,7 +111,7 @@ class Ledger:
         self._forget(start, word)
         return word
 
-    def settle(self, horizon: float) -> None:
+    def settle(self, horizon: Moment) -> None:
         """Forget the words about trips that nothing can change any more, up to the first that is not one of them."""
         count = 0
         for start in self._starts:
@@ -163,7 +165,7 @@ class Ledger:
         return {number: msgpack.packb(words) if words else b"" for number, words in flat.items()}
 
     @classmethod
-    def load(cls, pages: Iterable[tuple[int, bytes]], settled_before: float) -> Ledger:
+    def load(cls, pages: Iterable[tuple[int, bytes]], settled_before: Moment) -> Ledger:
         """The inverse of :meth:`dump`."""
         ledger = cls()
         ledger.settled_before = settled_before

@@ -20,7 +20,7 @@ import msgpack
 
 from streams.trips.holes import Hole
 from streams.trips.rules import Rules
-from streams.trips.samples import FLOW_ID_BIT, Property, Row, column
+from streams.trips.samples import FLOW_ID_BIT, Moment, Property, Row, column
 from streams.trips.trip import Fix, Flag, Ride, Trip
 
 __all__ = ["TRANSITIONS", "Action", "Event", "Machine", "Phase", "Step"]
@@ -300,7 +300,7 @@ class Machine:
             self.fading.remove(span)
 
     @property
-    def fades_after(self) -> float:
+    def fades_after(self) -> Moment:
         """Up to this instant all that is known stays."""
         return min((span[2] + self.rules.correction_horizon_ms for span in self.fading), default=inf)
 
@@ -417,7 +417,7 @@ class Machine:
         self.ride = None
         self.remembered = None
 
-    def current(self, quiet: float) -> Trip | None:
+    def current(self, quiet: Moment) -> Trip | None:
         """The trip after the last that ended for good: on, or ended as far as the quiet (ms) lets one say."""
         if self.ride is None:
             return None
@@ -504,7 +504,7 @@ class Machine:
         if not packed:
             return machine
         phase, machine.last, mask, samples, previous_end, previous_kept_end, ride, remembered, *fading = (
-            msgpack.unpackb(packed)
+            msgpack.unpackb(packed, use_list=False)
         )
         last = machine.last or 0
         instants = [last - age for ages in fading for age in ages]
@@ -514,7 +514,7 @@ class Machine:
         for name in range(FLOW_ID_BIT):
             if mask >> name & 1:
                 age, value = next(entries), next(entries)
-                machine.known[name] = (last - age, tuple(value) if isinstance(value, list) else value)
+                machine.known[name] = (last - age, value)
         machine.previous_end = None if previous_end is None else last - previous_end
         machine.previous_kept_end = None if previous_kept_end is None else last - previous_kept_end
         machine.ride = ride and Ride.unpack(ride)

@@ -33,6 +33,7 @@ from typing import Any, Final
 __all__ = [
     "FLOW_ID_BIT",
     "SWITCHES",
+    "Moment",
     "Property",
     "Row",
     "Unit",
@@ -41,6 +42,9 @@ __all__ = [
     "merge",
     "row_items",
 ]
+
+Moment = int | float
+"""An instant in epoch ms, or ``-inf`` and ``inf``: before and after all of them."""
 
 Unit = tuple[str, str]
 Row = tuple[int, int, tuple[Any, ...]]

@@ -18,7 +18,7 @@ from operator import itemgetter
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
-from streams.trips.samples import FLOW_ID_BIT, Property, Row, Unit, merge
+from streams.trips.samples import FLOW_ID_BIT, Moment, Property, Row, Unit, merge
 
 __all__ = ["SMALL_CHUNKS", "Chunk", "Timeline"]
 
@@ -200,7 +200,7 @@ class Timeline:
             self._chunk_bytes = None
             self._leave([(SEALED, number)])
 
-    def repack(self, begin: float) -> None:
+    def repack(self, begin: Moment) -> None:
         """Keep only the rows from this instant on, in as few chunks as they need."""
         self._keep(self.rows(begin - 1, inf))
 
@@ -298,7 +298,7 @@ class Timeline:
             instants.append(self.tail_oldest)
         return min(instants, default=None)
 
-    def rows(self, after: float, to: float) -> list[Row]:
+    def rows(self, after: Moment, to: Moment) -> list[Row]:
         """The rows with ``after`` < instant <= ``to`` in the order of time, those of one instant merged into one."""
         if self._by_instant is not None:
             return [self._by_instant[instant] for instant in sorted(self._by_instant) if after < instant <= to]
@@ -334,7 +334,7 @@ class Timeline:
         self._by_instant = None
         self._read = 0
 
-    def _unpacked(self, after: float, to: float) -> list[Row]:
+    def _unpacked(self, after: Moment, to: Moment) -> list[Row]:
         rows: list[Row] = []
         for chunk in self.sealed.values():
             if chunk.newest > after and chunk.oldest <= to:
@@ -370,7 +370,7 @@ class Timeline:
         return self._chunk_bytes
 
 
-def _within(rows: list[Row], oldest: int, newest: int, after: float, to: float) -> list[Row]:
+def _within(rows: list[Row], oldest: int, newest: int, after: Moment, to: Moment) -> list[Row]:
     if oldest > after and newest <= to:
         return rows
     return [row for row in rows if after < row[0] <= to]

@@ -7,7 +7,7 @@ totals of the rest, and the result is the same as if all had been kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from enum import IntFlag
 from itertools import islice
 from operator import sub
@@ -129,22 +129,15 @@ class Trip:
 
     def pack(self) -> list[Any]:
         """As a list of plain values for the stored state, in the order of the fields."""
-        packed = list(astuple(self))
+        packed = [getattr(self, name) for name in _TRIP_FIELDS]
         return packed if self.route is not None else packed[:-1]
 
     @classmethod
-    def unpack(cls, packed: list[Any]) -> Trip:
-        """The inverse of :meth:`pack`."""
-        trip = cls(*packed)
-        for name in ("start_unit", "unit", "start_energies", "end_energies"):
-            value = getattr(trip, name)
-            if value is not None:
-                setattr(trip, name, tuple(value))
-        for name in ("start_fix", "end_fix"):
-            value = getattr(trip, name)
-            if value is not None:
-                setattr(trip, name, Fix(*value))
-        return trip
+    def unpack(cls, packed: Sequence[Any]) -> Trip:
+        """The inverse of :meth:`pack`, which lists have become tuples of."""
+        start_fix, end_fix = (None if fix is None else Fix(*fix) for fix in packed[7:9])
+        values: list[Any] = [*packed[:7], start_fix, end_fix, *packed[9:]]
+        return cls(*values)
 
 
 Point = tuple[int, int, int]  # timestamp, latitude, longitude
@@ -340,22 +333,15 @@ class Ride:
         return packed if self.route_step else packed[:-2]
 
     @classmethod
-    def unpack(cls, packed: list[Any]) -> Ride:
-        """The inverse of :meth:`pack`."""
-        ride = cls(*packed)
-        ride.start_energies = tuple(ride.start_energies)  # type: ignore[assignment]
-        ride.opening = tuple(tuple(point) for point in ride.opening)  # type: ignore[misc]
-        ride.route = tuple(tuple(place) for place in ride.route)  # type: ignore[misc]
-        if ride.start_unit is not None:
-            ride.start_unit = tuple(ride.start_unit)  # type: ignore[assignment]
-        if ride.start_fix is not None:
-            ride.start_fix = Fix(*ride.start_fix)
-        if ride.path_end is not None:
-            ride.path_end = tuple(ride.path_end)  # type: ignore[assignment]
-        return ride
+    def unpack(cls, packed: Sequence[Any]) -> Ride:
+        """The inverse of :meth:`pack`, which lists have become tuples of."""
+        start_fix = None if packed[4] is None else Fix(*packed[4])
+        values: list[Any] = [*packed[:4], start_fix, *packed[5:]]
+        return cls(*values)
 
 
-_RIDE_FIELDS: Final = tuple(Ride.__slots__)
+_TRIP_FIELDS: Final = tuple(field.name for field in fields(Trip))
+_RIDE_FIELDS: Final = tuple(field.name for field in fields(Ride))
 
 
 def _leg(one: Point, other: Point) -> int:

@@ -32,7 +32,7 @@ from streams.trips.identity import identify, start_of
 from streams.trips.ledger import Ledger, State, Word
 from streams.trips.machine import Machine, Phase
 from streams.trips.rules import Rules
-from streams.trips.samples import FLOW_ID_BIT, Property, Row, column, make_row, merge, row_items
+from streams.trips.samples import FLOW_ID_BIT, Moment, Property, Row, column, make_row, merge, row_items
 from streams.trips.state import FRAME_SIZE, seal_value
 from streams.trips.timeline import Timeline
 from streams.trips.trip import Trip
@@ -180,19 +180,19 @@ class Vehicle:
         self._stored_tip = b""
         self._holes: list[Hole] = []
         self._stored_holes = b""
-        self._holes_at: float = -inf
-        self._fold_at: float = -inf
+        self._holes_at: Moment = -inf
+        self._fold_at: Moment = -inf
         self._ledger = Ledger()
         self._newest: int | None = None
-        self._horizon: float = -inf
-        self._trigger_at: float = -inf
+        self._horizon: Moment = -inf
+        self._trigger_at: Moment = -inf
         self._trigger_on: bool | None = None
         self._trigger_gap = False
-        self._due: float = inf
+        self._due: Moment = inf
         self._last: dict[int, tuple[int, Any]] | None = None
-        self._last_until: float = inf
-        self._behind: tuple[float, dict[int, tuple[int, Any]]] | None = None
-        self._touched: tuple[float, float] | None = None
+        self._last_until: Moment = inf
+        self._behind: tuple[Moment, dict[int, tuple[int, Any]]] | None = None
+        self._touched: tuple[Moment, Moment] | None = None
         self._stale = False
         self._offset = -1
         self._time_ms = 0
@@ -238,7 +238,7 @@ class Vehicle:
         if mask >> trigger & 1:
             if values[(mask & ((1 << trigger) - 1)).bit_count()] != on or self._trigger_gap:
                 return False
-            self._trigger_at, self._trigger_on = timestamp, on == 1  # the machine's 1 and 0 are stored as a bool
+            self._trigger_at = timestamp
         if timestamp > self._last_until:
             self._last = None  # samples of a deleted trip fade
         self._keep(row)
@@ -268,7 +268,7 @@ class Vehicle:
             Whether it added a sample, and which of its samples are late.
         """
         before = self._newest
-        horizon: float = -inf
+        horizon: Moment = -inf
         if before is not None:
             horizon = before - self._rules.correction_horizon_ms
             if self._touched is not None and self._touched[0] < horizon:
@@ -311,7 +311,7 @@ class Vehicle:
             self.announce()
         return True, late
 
-    def _outside(self, rows: Sequence[Row], horizon: float) -> list[Row]:
+    def _outside(self, rows: Sequence[Row], horizon: Moment) -> list[Row]:
         """Without those inside of deleted trips; what is not known of them is refused, and counted."""
         outside: list[Row] = []
         for row in rows:
@@ -394,7 +394,7 @@ class Vehicle:
                 if known is None or known[0] <= timestamp:
                     self._last[name] = (timestamp, value)
 
-    def _touch(self, instant: float) -> None:
+    def _touch(self, instant: Moment) -> None:
         """Something was added where the machine may already have been."""
         self.pending = True
         if self._touched is None:
@@ -402,7 +402,7 @@ class Vehicle:
         else:
             self._touched = (min(self._touched[0], instant), max(self._touched[1], instant))
 
-    def _unknown_part(self, row: Row, horizon: float, late: list[Late]) -> Row | None:
+    def _unknown_part(self, row: Row, horizon: Moment, late: list[Late]) -> Row | None:
         """What a row not newer than all before adds to the timeline; None: nothing. Adds what is late to ``late``."""
         timestamp = row[0]
         last = self._last_known()
@@ -451,12 +451,12 @@ class Vehicle:
                 self._learn(self._last, self._timeline.rows(_instant_of(machine), inf))
         return self._last
 
-    def _run(self, machine: Machine, to: float) -> None:
+    def _run(self, machine: Machine, to: Moment) -> None:
         """Have the machine see all up to an instant, and leave no mark."""
         for step in self._steps(machine, to):
             machine.go(step)
 
-    def _last_behind(self, horizon: float, name: int) -> tuple[int, Any] | None:
+    def _last_behind(self, horizon: Moment, name: int) -> tuple[int, Any] | None:
         """The last sample of a property behind the horizon."""
         if self._behind is None or self._behind[0] != horizon:
             first = horizon if self._touched is None else min(horizon, self._touched[0])
@@ -549,7 +549,7 @@ class Vehicle:
                 self._compare(trip, word)
         self._look_ahead(derived)
 
-    def _mark_before(self, instant: float) -> Mark | None:
+    def _mark_before(self, instant: Moment) -> Mark | None:
         found = None
         for mark in reversed(self._marks):
             if mark.instant < instant or instant == -inf:
@@ -557,7 +557,7 @@ class Vehicle:
                 break
         return found if instant != -inf else (self._marks[-1] if self._marks else None)
 
-    def _derive(self) -> tuple[list[Trip], float, tuple[float, float]]:
+    def _derive(self) -> tuple[list[Trip], Moment, tuple[Moment, Moment]]:
         """The trips that may have changed since the last time.
 
         Returns:
@@ -573,8 +573,8 @@ class Vehicle:
             place -= 1
         kept, self._marks = self._marks[place:], self._marks[:place]
         machine = Machine.unpack(self._marks[-1].packed if self._marks else self._base, self._rules)
-        begin: float = -inf if machine.boundary is None else machine.boundary
-        unchanged: tuple[float, float] = (inf, inf)
+        begin: Moment = -inf if machine.boundary is None else machine.boundary
+        unchanged: tuple[Moment, Moment] = (inf, inf)
 
         for mark in [mark for mark in kept if mark.instant > newest_touched]:
             self._feed(machine, mark.instant)
@@ -598,13 +598,14 @@ class Vehicle:
         derived = machine.ended if current is None else [*machine.ended, current]
         self.on = current is not None and current.end is None
         self._trigger_gap = machine.phase is Phase.DOUBT
-        self._trigger_at, self._trigger_on = machine.known.get(self._rules.trigger, (-inf, None))
+        self._trigger_at, trigger = machine.known.get(self._rules.trigger, (-inf, None))
+        self._trigger_on = None if trigger is None else bool(trigger)
         if machine.phase is Phase.UNKNOWN and self._rules.unknown_start == "start":
             self._trigger_on = None  # known under other rules: the next ON starts a trip
         self._remember_waits(machine, current)
         return derived, begin, unchanged
 
-    def _feed(self, machine: Machine, to: float) -> None:
+    def _feed(self, machine: Machine, to: Moment) -> None:
         if self._holes:
             for step in self._steps(machine, to):
                 if machine.go(step):
@@ -625,7 +626,7 @@ class Vehicle:
         if machine.last is not None:
             self._marks.append(Mark(machine.last, machine.pack()))
 
-    def _steps(self, machine: Machine, to: float) -> Iterable[Row | Hole]:
+    def _steps(self, machine: Machine, to: Moment) -> Iterable[Row | Hole]:
         """What comes after all that the machine has seen, up to an instant."""
         after = _instant_of(machine)
         rows = self._timeline.rows(after, to)
@@ -901,7 +902,7 @@ class Vehicle:
 
     # -- state -------------------------------------------------------------------------------------------------------
 
-    def _fold(self, horizon: float) -> None:
+    def _fold(self, horizon: Moment) -> None:
         """Keep of what is behind the horizon only what the machine keeps of it."""
         horizon = min([horizon, *self._ledger.waiting])
         machine = Machine.unpack(self._base, self._rules)
@@ -1053,7 +1054,7 @@ class Vehicle:
             waits,
             vehicle._newest,
             trigger_at,
-            vehicle._trigger_on,
+            trigger_on,
             vehicle._trigger_gap,
             due,
             horizon,
@@ -1067,6 +1068,7 @@ class Vehicle:
         vehicle._arrival = vehicle._time_ms + age
         vehicle._waits = tuple(waits)
         vehicle._trigger_at = -inf if trigger_at is None else trigger_at
+        vehicle._trigger_on = None if trigger_on is None else bool(trigger_on)
         vehicle._due = inf if due is None else due
         vehicle._horizon = -inf if horizon is None else horizon
         vehicle._base = stored.base
@@ -1099,11 +1101,11 @@ def _digest(body: dict[str, Any]) -> bytes:
     return blake2b(orjson.dumps(content_), digest_size=8).digest()
 
 
-def _instant_of(machine: Machine) -> float:
+def _instant_of(machine: Machine) -> Moment:
     return -inf if machine.last is None else machine.last
 
 
-def _finite(instant: float) -> int | None:
+def _finite(instant: Moment) -> int | None:
     return int(instant) if abs(instant) != inf else None
 
 

@@ -35,6 +35,6 @@ def test_nothing_is_left_for_the_collector(script, rules, collected):
 
 def test_what_is_left_would_be_seen(collected):
     drive = Drive(CASES[0].values[1])
-    drive.processor.standing = drive.processor
+    drive.said.append(drive)
     del drive
     assert "Processor" in collected()

@@ -4,8 +4,8 @@
                                  [--json FILE] [--plot FILE.svg] [--noise 0.3]
 
 Starts a local Kafka, fills the telemetry topic once (8 partitions, messages of some 255 bytes), and has each runner
-work it off from the first record, in shuffled order in each round. What the peers need is fetched once, into environments of
-their own; a runner that cannot run here is named with the reason, and left out.
+work it off from the first record, in shuffled order in each round. What the peers need is fetched once, into
+environments of their own; a runner that cannot run here is named with the reason, and left out.
 
 Every runner is timed by the same clock from outside: from the first sample that shows an output or a committed offset,
 until its group has no lag. Peers have a clock of their own beside it: from the first record delivered until the last is

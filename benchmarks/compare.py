@@ -446,7 +446,10 @@ def prepare(names: list[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
 async def measure(options: argparse.Namespace, commands: dict[str, list[str]]) -> tuple[list[Run], Load]:
     """All rounds."""
     runs: list[Run] = []
-    with tempfile.TemporaryDirectory(prefix="ignition-trips-compare-") as folder, broker() as kafka:
+    with (
+        tempfile.TemporaryDirectory(prefix="ignition-trips-compare-") as folder,
+        broker(options.bootstrap_servers) as kafka,
+    ):
         async with Cluster.at(kafka.bootstrap_servers) as cluster:
             comparison = Comparison(cluster, kafka.pid, Path(folder), commands)
             counts = {name: min(options.messages, RUNNERS[name].at_most or options.messages) for name in commands}
@@ -470,7 +473,7 @@ async def measure(options: argparse.Namespace, commands: dict[str, list[str]]) -
 
 
 def _options(given: list[str] | None) -> argparse.Namespace:
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, kafka=True)
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--vehicles", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=3)

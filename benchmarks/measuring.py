@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -33,6 +33,7 @@ from streams.local.broker import KAFKA_VERSION, LocalKafka, free_ports
 from streams.settings import Settings
 
 __all__ = [
+    "Broker",
     "Cluster",
     "Worker",
     "about",
@@ -59,9 +60,21 @@ _SERVER_JVM: Final = ("-Xms512m", "-XX:+UseG1GC", "-Xshare:auto")
 _SERVER_HEAP_MB: Final = 1024
 
 
-def broker() -> LocalKafka:
-    """A local Kafka as a server has it: compiled fully, more memory than the one of the demo."""
-    return LocalKafka(heap=_SERVER_HEAP_MB, jvm=_SERVER_JVM)
+class Broker(NamedTuple):
+    """Where it answers, and its process; 0: it is not ours."""
+
+    bootstrap_servers: str
+    pid: int
+
+
+@contextmanager
+def broker(servers: str | None = None) -> Iterator[Broker]:
+    """A local Kafka as a server has it: compiled fully, more memory than the one of the demo. Or the one given."""
+    if servers is not None:
+        yield Broker(servers, 0)
+        return
+    with LocalKafka(heap=_SERVER_HEAP_MB, jvm=_SERVER_JVM) as kafka:
+        yield Broker(kafka.bootstrap_servers, kafka.pid)
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
@@ -284,9 +297,11 @@ class Cluster:
 # -- what is told ------------------------------------------------------------------------------------------------------
 
 
-def arguments(about_it: str) -> argparse.ArgumentParser:
-    """A command line that begins with what all have."""
+def arguments(about_it: str, *, kafka: bool = False) -> argparse.ArgumentParser:
+    """A command line that begins with what all have; with ``kafka``, what all have that need one."""
     parser = argparse.ArgumentParser(description=about_it.splitlines()[0])
+    if kafka:
+        parser.add_argument("--bootstrap-servers", metavar="HOST:PORT", help="a Kafka to use instead of a local one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the raw figures go")
     return parser
 
@@ -327,12 +342,3 @@ def emit(title: str, table: str, raw: Mapping[str, Any], where: Path | None) -> 
     print(f"{title}\n\n{table}")
     if where is not None:
         where.write_text(json.dumps({"about": place, **raw}, indent=1), encoding="utf-8")
-
-
-@contextmanager
-def cpu_of(pid: int) -> Iterator[list[float]]:
-    """Processor time of a process within the block: one number, there at its end."""
-    spent: list[float] = []
-    before = cpu_seconds(pid)
-    yield spent
-    spent.append(cpu_seconds(pid) - before)

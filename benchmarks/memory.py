@@ -3,9 +3,10 @@
     python benchmarks/memory.py [--vehicles 3000] [--json FILE]
 
 Without Kafka: a partition's processor, in a process of its own for each kind of vehicle. Memory is what the process has
-more than before; the changelog is what it would hold compacted, keys and values. Samples of a message are its
+more than before: of vehicles that drive, after they have driven; of the others, after their state was read back. The
+changelog is what it would hold compacted, keys and values. Samples of a message are its
 properties. What one sample takes is the difference of two fleets that differ in the length of their trips. An idle
-vehicle has been parked for two days, and says so every four hours.
+vehicle has been parked for two and a half days, and says so twice a day.
 
 Changelog bytes for input bytes: each vehicle sends a message of 250 bytes every 5 s, and there is a checkpoint between
 any two of them, so that each message has its vehicle's state written.
@@ -17,9 +18,12 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+import pickle
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import orjson
@@ -35,8 +39,10 @@ from streams.trips.content import iso
 _EVERY_MS: Final = 5_000
 _HOUR_MS: Final = 3_600_000
 _CHECKPOINT: Final = 2_000
+_WARM: Final = 50
 _SHORT: Final = 20
 _LONG: Final = 120
+FLEETS: Final = (("idle", _SHORT), ("on", _SHORT), ("on", _LONG), ("finished", _SHORT), ("finished", _LONG))
 BUDGETS: Final = {"idle vehicle": 600, "sample of a trip that is on": 40, "sample of a finished trip": 12}
 CHANGELOG_BUDGET: Final = 2.0
 
@@ -74,9 +80,9 @@ def _telemetry(kind: str, vehicles: int, length: int) -> Iterator[list[KafkaReco
     ways = [(SINCE + step * _EVERY_MS, True, step) for step in range(length)]
     if kind != "on":
         ways.append((SINCE + length * _EVERY_MS, False, length))
-    if kind == "idle":  # parked, with a sign of life now and then: after two days, the trip is folded
+    if kind == "idle":  # parked, with a sign of life now and then: in the end, the trip is folded
         ended = ways[-1][0]
-        ways += [(ended + hours * _HOUR_MS, False, length) for hours in range(4, 53, 4)]
+        ways += [(ended + hours * _HOUR_MS, False, length) for hours in (12, 24, 36, 48, 60)]
     offset = 0
     for at, on, step in ways:
         for first in range(0, vehicles, _CHECKPOINT):
@@ -88,13 +94,15 @@ def _telemetry(kind: str, vehicles: int, length: int) -> Iterator[list[KafkaReco
             yield batch
 
 
-def take(kind: str, vehicles: int, length: int, *, keep: bool) -> Taken:
-    """Process a fleet, and see what it takes in the end: the changelog if it is kept here, else the memory."""
+def _processor() -> Processor:
     settings = Settings.load()
-    processor = Processor(settings.rules(), Reader(max_clock_skew_ms=settings.max_clock_skew_ms))
-    changelog: dict[bytes, int] = {}
+    return Processor(settings.rules(), Reader(max_clock_skew_ms=settings.max_clock_skew_ms))
+
+
+def process(kind: str, vehicles: int, length: int, changelog: dict[bytes, bytes] | None = None) -> Taken:
+    """Process a fleet, and see what it takes in the end. The changelog goes into the one that is given, compacted."""
+    processor = _processor()
     written = size = 0
-    gc.collect()
     before = resident_bytes(os.getpid())
     batches = _telemetry(kind, vehicles, length)
     # Those that are not on report nothing any more: what is not needed is put away.
@@ -109,23 +117,52 @@ def take(kind: str, vehicles: int, length: int, *, keep: bool) -> Taken:
         else:
             size += sum(len(record.value) for record in batch)
             processor.process(batch)
-        changes = processor.take().changes
-        if keep:
-            sizes = {key: len(key) + len(value or b"") for key, value in changes.items()}
-            changelog |= sizes
-            written += sum(sizes.values())
+        for key, value in processor.take().changes.items():
+            written += len(key) + len(value or b"")
+            if changelog is not None and value is not None:
+                changelog[key] = value
+            elif changelog is not None:
+                changelog.pop(key, None)
     gc.collect()
     memory = resident_bytes(os.getpid()) - before
-    return Taken(vehicles, processor.counts.samples, memory, sum(changelog.values()), written, size)
+    kept = sum(len(key) + len(value) for key, value in (changelog or {}).items())
+    return Taken(vehicles, processor.counts.samples, memory, kept, written, size)
 
 
-def take_all(fleets: Sequence[tuple[str, int]], vehicles: int) -> list[Taken]:
-    """Each kind and length: the changelog here, the memory in a process of its own, which remembers no changelog."""
+def memory_of_driving(vehicles: int, length: int) -> int:
+    """Of vehicles that are on, bytes."""
+    process("on", _WARM, length)  # what the first vehicles take for code and caches is not theirs
+    return process("on", vehicles, length).memory
+
+
+def memory_of_stored(file: Path) -> int:
+    """Of vehicles that are read back from a changelog, bytes: none of it was taken for something else before."""
+    processor = _processor()
+    gc.collect()
+    before = resident_bytes(os.getpid())
+    with file.open("rb") as stored:
+        for _ in range(pickle.load(stored)):  # noqa: S301  (written a moment ago)
+            processor.restore([pickle.load(stored)])  # noqa: S301
+    processor.restored()
+    gc.collect()
+    return resident_bytes(os.getpid()) - before
+
+
+def take(kind: str, vehicles: int, length: int) -> Taken:
+    """What such a fleet takes: the changelog is made here, the memory is looked at in a process of its own."""
+    changelog: dict[bytes, bytes] = {}
+    taken = process(kind, vehicles, length, changelog)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
-        memory = [pool.submit(take, kind, vehicles, length, keep=False) for kind, length in fleets]
-        changelogs = [take(kind, vehicles, length, keep=True) for kind, length in fleets]
-        return [replace(one, memory=other.result().memory) for one, other in zip(changelogs, memory, strict=True)]
+    with ProcessPoolExecutor(1, mp_context=context) as pool, tempfile.NamedTemporaryFile() as file:
+        if kind == "on":
+            memory = pool.submit(memory_of_driving, vehicles, length)
+        else:
+            pickle.dump(len(changelog), file)
+            for item in changelog.items():
+                pickle.dump(item, file)
+            file.flush()
+            memory = pool.submit(memory_of_stored, Path(file.name))
+        return replace(taken, memory=memory.result())
 
 
 def published() -> tuple[int, int]:
@@ -156,8 +193,8 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--vehicles", type=int, default=3_000)
     options = parser.parse_args()
-    lengths = (("idle", _SHORT), ("on", _SHORT), ("on", _LONG), ("finished", _SHORT), ("finished", _LONG))
-    idle, on_short, on_long, short, long = taken = take_all(lengths, options.vehicles)
+    taken = [take(kind, options.vehicles, length) for kind, length in FLEETS]
+    idle, on_short, on_long, short, long = taken
     found = {
         "idle vehicle": (idle.memory / idle.vehicles, idle.changelog / idle.vehicles),
         "sample of a trip that is on": each(on_short, on_long),
@@ -176,7 +213,8 @@ def main() -> None:
         "changelog_for_input": written,
         "fleets": [asdict(one) for one in taken],
     }
-    title = f"{options.vehicles:,} vehicles of each kind, messages of {on_long.input / on_long.samples * 6:.0f} bytes"
+    size = on_long.input / (options.vehicles * _LONG)
+    title = f"{options.vehicles:,} vehicles of each kind, messages of {size:.0f} bytes"
     emit(title, markdown(("bytes", "in memory", "in the changelog", "budget"), rows), raw, options.json)
 
 

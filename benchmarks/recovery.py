@@ -84,7 +84,7 @@ async def recover(servers: str, folder: Path, vehicles: int, each: int) -> Recov
 
 async def measure(options: argparse.Namespace) -> list[Recovery]:
     """All fleets, on one broker."""
-    with tempfile.TemporaryDirectory() as folder, broker() as kafka:
+    with tempfile.TemporaryDirectory() as folder, broker(options.bootstrap_servers) as kafka:
         return [
             await recover(kafka.bootstrap_servers, Path(folder), vehicles, options.each)
             for vehicles in options.vehicles
@@ -93,7 +93,7 @@ async def measure(options: argparse.Namespace) -> list[Recovery]:
 
 def main() -> None:
     """From the command line."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, kafka=True)
     parser.add_argument(
         "--vehicles", type=lambda text: [int(one) for one in text.split(",")], default=[100_000, 500_000]
     )

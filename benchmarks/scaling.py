@@ -3,16 +3,16 @@
     python benchmarks/scaling.py fleets [--vehicles 1000,10000,100000,1000000] [--messages 200000]
     python benchmarks/scaling.py loads [--messages 200000]
     python benchmarks/scaling.py live [--messages 200000] [--rounds 3]
-    python benchmarks/scaling.py workers [--messages 400000] [--rounds 3]
+    python benchmarks/scaling.py workers [--messages 400000] [--rounds 3] [--counts 1,2]
     python benchmarks/scaling.py commits [--rate 2000] [--seconds 20] [--intervals 0.1,0.5,1,10]
 
 *fleets* and *loads* are the core without Kafka, in one partition, beside plain parsing of the same messages. A
 checkpoint of *fleets* is 1,000 records, so that whatever the fleet, each record has its vehicle's state written.
 
-*live*, *workers* and *commits* are `trips worker` on a local Kafka, all workers together, started before the first record
-is sent. *live*: each vehicle sends one message, as fast as it goes, so that each record has its vehicle's state written;
-*workers*: a backlog of 5,000 vehicles, where it is written once for several; *commits*: at a pace. The processor time of
-a worker that has nothing to do is not taken off.
+*live*, *workers* and *commits* are `trips worker` on a local Kafka, all workers together, started before the first
+record is sent. *live*: each vehicle sends one message, as fast as it goes, so that each record has its vehicle's state
+written; *workers*: a backlog of 5,000 vehicles, where it is written once for several; *commits*: at a pace. The
+processor time of a worker that has nothing to do is not taken off.
 """
 # ruff: noqa: INP001
 
@@ -193,7 +193,7 @@ async def _backlog(servers: str, folder: Path, name: str, workers: int, count: i
 async def live(options: argparse.Namespace) -> tuple[str, str, Any]:
     """What a message costs of which no other of its vehicle is near."""
     found = []
-    with tempfile.TemporaryDirectory() as folder, broker() as kafka:
+    with tempfile.TemporaryDirectory() as folder, broker(options.bootstrap_servers) as kafka:
         for number in range(options.rounds):
             name = f"live-{number}"
             async with running(kafka.bootstrap_servers, Path(folder), name, 1) as (cluster, settings, started):
@@ -211,9 +211,9 @@ async def live(options: argparse.Namespace) -> tuple[str, str, Any]:
 
 
 async def workers(options: argparse.Namespace) -> tuple[str, str, Any]:
-    """Two workers beside one."""
-    found: dict[int, list[float]] = {1: [], 2: []}
-    with tempfile.TemporaryDirectory() as folder, broker() as kafka:
+    """Several workers beside one."""
+    found: dict[int, list[float]] = {count: [] for count in options.counts}
+    with tempfile.TemporaryDirectory() as folder, broker(options.bootstrap_servers) as kafka:
         for number in range(options.rounds):
             for count, costs in found.items():
                 name = f"scaling-{number}-{count}"
@@ -222,12 +222,12 @@ async def workers(options: argparse.Namespace) -> tuple[str, str, Any]:
         (
             count,
             median_and_range(costs, ".1f"),
-            f"{statistics.median(costs) / statistics.median(found[1]):.2f}",
+            f"{statistics.median(costs) / statistics.median(found[options.counts[0]]):.2f}",
         )
         for count, costs in found.items()
     ]
     title = f"`trips worker`, {options.messages:,} messages of 5,000 vehicles, medians of {options.rounds} rounds"
-    return title, markdown(("workers", "CPU, us a record, all together", "times one"), rows), found
+    return title, markdown(("workers", "CPU, us a record, all together", f"times {options.counts[0]}"), rows), found
 
 
 async def _paced(
@@ -265,7 +265,7 @@ async def _paced(
 async def commits(options: argparse.Namespace) -> tuple[str, str, Any]:
     """Checkpoints seldom and often."""
     found = {}
-    with tempfile.TemporaryDirectory() as folder, broker() as kafka:
+    with tempfile.TemporaryDirectory() as folder, broker(options.bootstrap_servers) as kafka:
         for interval in options.intervals:
             found[interval] = await _paced(kafka.bootstrap_servers, Path(folder), interval, options)
     rows: Rows = [
@@ -280,9 +280,13 @@ async def commits(options: argparse.Namespace) -> tuple[str, str, Any]:
 # -- from the command line ---------------------------------------------------------------------------------------------
 
 
+def _numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    return lambda text: [kind(one) for one in text.split(",")]
+
+
 def main() -> None:
     """From the command line."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, kafka=True)
     parser.add_argument("what", choices=("fleets", "loads", "live", "workers", "commits"))
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=3)
@@ -290,12 +294,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument(
         "--vehicles",
-        type=lambda text: [int(one) for one in text.split(",")],
+        type=_numbers(int),
         default=[1_000, 10_000, 100_000, 1_000_000],
     )
-    parser.add_argument(
-        "--intervals", type=lambda text: [float(one) for one in text.split(",")], default=[0.1, 0.5, 1.0, 10.0]
-    )
+    parser.add_argument("--intervals", type=_numbers(float), default=[0.1, 0.5, 1.0, 10.0])
+    parser.add_argument("--counts", type=_numbers(int), default=[1, 2])
     options = parser.parse_args()
     match options.what:
         case "fleets":

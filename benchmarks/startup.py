@@ -39,7 +39,7 @@ async def ready(servers: str, folder: Path, number: int) -> float:
 
 def main() -> None:
     """From the command line."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, kafka=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-kafka", action="store_true", help="leave the worker out")
     options = parser.parse_args()
@@ -48,7 +48,7 @@ def main() -> None:
         seconds(*command)  # compiles, and brings the files into memory
     took = {name: [seconds(*command) for _ in range(options.rounds)] for name, command in commands.items()}
     if not options.no_kafka:
-        with tempfile.TemporaryDirectory() as folder, broker() as kafka:
+        with tempfile.TemporaryDirectory() as folder, broker(options.bootstrap_servers) as kafka:
             took["worker ready, empty state"] = [
                 asyncio.run(ready(kafka.bootstrap_servers, Path(folder), number)) for number in range(options.rounds)
             ]

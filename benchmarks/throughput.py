@@ -26,9 +26,9 @@ from typing import NamedTuple
 
 from aiohttp import web
 from fleet import messages, span_ms
-from measuring import Cluster, Worker, arguments, cpu_seconds, emit, environment, markdown
+from measuring import Cluster, Worker, arguments, broker, cpu_seconds, emit, environment, markdown
 
-from streams.local.broker import LocalKafka, free_ports
+from streams.local.broker import free_ports
 from streams.settings import Settings
 from streams.topics import create_topics
 
@@ -131,7 +131,7 @@ async def _subscribe(settings: Settings, url: str) -> None:
 async def measure(options: argparse.Namespace) -> dict[str, list[Run]]:
     """All rounds, interleaved."""
     runs: dict[str, list[Run]] = {"worker": []} | ({"worker, pushes beside it": []} if options.push else {})
-    with tempfile.TemporaryDirectory() as folder, LocalKafka() as kafka:
+    with tempfile.TemporaryDirectory() as folder, broker(options.bootstrap_servers) as kafka:
         async with Cluster.at(kafka.bootstrap_servers) as cluster:
             await cluster.create(TELEMETRY, PARTITIONS)
             since = int(time.time() * 1000) - span_ms(options.messages, options.vehicles)
@@ -146,7 +146,7 @@ async def measure(options: argparse.Namespace) -> dict[str, list[Run]]:
 
 def main() -> None:
     """From the command line."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, kafka=True)
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--vehicles", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=3)

@@ -438,7 +438,7 @@ def delete(
     help="How many times the average load the busiest hour has.",
 )
 @click.option("--message-bytes", type=click.IntRange(1), default=270, show_default=True, help="With the key.")
-@click.option("--samples", type=click.IntRange(1), default=7, show_default=True, help="Properties in a message.")
+@click.option("--samples", type=click.IntRange(1), default=6, show_default=True, help="Properties in a message.")
 @click.option("--horizon-hours", type=_positive, default=24.0, show_default=True, help="TRIPS_CORRECTION_HORIZON.")
 @click.option(
     "--commit-interval",

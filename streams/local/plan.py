@@ -92,7 +92,7 @@ class Fleet:
     trips_per_day: float = 3.0
     peak: float = 3.0
     message_bytes: int = 270
-    samples: int = 7
+    samples: int = 6
     horizon_h: float = 24.0
     commit_interval_s: float = 0.1
     retention_days: float = 7.0

@@ -91,12 +91,15 @@ async def measure(options: argparse.Namespace) -> list[Recovery]:
         ]
 
 
+def numbers(text: str) -> list[int]:
+    """Several, separated by commas."""
+    return [int(one) for one in text.split(",")]
+
+
 def main() -> None:
     """From the command line."""
     parser = arguments(__doc__, kafka=True)
-    parser.add_argument(
-        "--vehicles", type=lambda text: [int(one) for one in text.split(",")], default=[100_000, 500_000]
-    )
+    parser.add_argument("--vehicles", type=numbers, default=[100_000, 500_000])
     parser.add_argument("--each", type=int, default=4, help="messages of each vehicle")
     options = parser.parse_args()
     found = asyncio.run(measure(options))

@@ -20,7 +20,7 @@ import multiprocessing
 import os
 import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from measuring import arguments, emit, markdown, resident_bytes
 from streams.processor import Processor
 from streams.settings import Settings
 from streams.telemetry.reader import Reader
-from streams.testing import TripsTestDriver
+from streams.testing import OutputRecord, TripsTestDriver
 from streams.trips.content import iso
 
 _EVERY_MS: Final = 5_000
@@ -170,16 +170,16 @@ def published() -> tuple[int, int]:
     driver = TripsTestDriver()
     for step in range(_LONG):
         driver.pipe(_message(0, SINCE + step * _EVERY_MS, on=step < _LONG - 1, step=step))
-    events, trips = (
-        [
-            len(record.key or b"")
-            + len(record.value or b"")
-            + sum(len(key) + len(value) for key, value in record.headers)
-            for record in driver.read(topic)
-        ]
-        for topic in (driver.settings.topics.events, driver.settings.topics.trips)
+    topics = driver.settings.topics
+    return _size(driver.read(topics.events)), _size(driver.read(topics.trips))
+
+
+def _size(records: Iterable[OutputRecord]) -> int:
+    return sum(
+        len(part or b"")
+        for record in records
+        for part in (record.key, record.value, *(text for name, value in record.headers for text in (name, value)))
     )
-    return sum(events), sum(trips)
 
 
 def each(less: Taken, more: Taken) -> tuple[float, float]:
@@ -201,7 +201,9 @@ def main() -> None:
         "sample of a finished trip": each(short, long),
     }
     written = on_long.changelog_written / on_long.input
-    rows = [(name, f"{memory:,.1f}", f"{changelog:,.1f}", BUDGETS[name]) for name, (memory, changelog) in found.items()]
+    rows: list[tuple[object, ...]] = [
+        (name, f"{memory:,.1f}", f"{changelog:,.1f}", BUDGETS[name]) for name, (memory, changelog) in found.items()
+    ]
     driving = (on_short.memory - found["sample of a trip that is on"][0] * on_short.samples) / on_short.vehicles
     rows.insert(1, ("vehicle that drives, samples apart", f"{driving:,.1f}", "-", "-"))
     events, trip = published()

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from measuring import Worker, arguments, broker, emit, markdown, median_and_range
+from measuring import Worker, arguments, broker, emit, markdown, median_and_range, resident_bytes
 
 from streams.settings import Settings
 from streams.topics import create_topics
@@ -26,15 +26,15 @@ def seconds(*command: str) -> float:
     return time.monotonic() - began
 
 
-async def ready(servers: str, folder: Path, number: int) -> float:
-    """Seconds from the start of a worker's process until its readiness probe says yes."""
+async def ready(servers: str, folder: Path, number: int) -> tuple[float, float]:
+    """Seconds from the start of a worker's process until its readiness probe says yes, and its memory then, MiB."""
     name = f"startup-{number}"
     settings = Settings.load(bootstrap_servers=servers, application_id=name, topic_prefix=f"{name}.")
     await create_topics(settings)
     began = time.monotonic()
     with Worker(settings, folder) as worker:
         await worker.until_ready()
-        return time.monotonic() - began
+        return time.monotonic() - began, resident_bytes(worker.pid) / 2**20
 
 
 def main() -> None:
@@ -47,13 +47,18 @@ def main() -> None:
     for command in commands.values():
         seconds(*command)  # compiles, and brings the files into memory
     took = {name: [seconds(*command) for _ in range(options.rounds)] for name, command in commands.items()}
+    memory: list[float] = []
     if not options.no_kafka:
         with tempfile.TemporaryDirectory() as folder, broker(options.bootstrap_servers) as kafka:
-            took["worker ready, empty state"] = [
+            found = [
                 asyncio.run(ready(kafka.bootstrap_servers, Path(folder), number)) for number in range(options.rounds)
             ]
-    rows = [(name, median_and_range(found, ".2f")) for name, found in took.items()]
-    emit(f"{options.rounds} rounds, medians", markdown(("", "seconds"), rows), {"seconds": took}, options.json)
+            took["worker ready, empty state"] = [until for until, _ in found]
+            memory = [mebibytes for _, mebibytes in found]
+    rows = [(name, median_and_range(times, ".2f")) for name, times in took.items()]
+    rows += [("its memory then, MiB", median_and_range(memory))] if memory else []
+    raw = {"seconds": took, "memory_mib": memory}
+    emit(f"{options.rounds} rounds, medians", markdown(("", "seconds"), rows), raw, options.json)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,9 @@ async def _subscribe(settings: Settings, url: str) -> None:
 
 async def measure(options: argparse.Namespace) -> dict[str, list[Run]]:
     """All rounds, interleaved."""
-    runs: dict[str, list[Run]] = {"worker": []} | ({"worker, pushes beside it": []} if options.push else {})
+    runs: dict[str, list[Run]] = {"worker": []}
+    if options.push:
+        runs["worker, pushes beside it"] = []
     with tempfile.TemporaryDirectory() as folder, broker(options.bootstrap_servers) as kafka:
         async with Cluster.at(kafka.bootstrap_servers) as cluster:
             await cluster.create(TELEMETRY, PARTITIONS)

@@ -1,6 +1,6 @@
 """How the cost of a record changes with the fleet, the load, the number of workers and the time between checkpoints.
 
-    python benchmarks/scaling.py fleets [--vehicles 1000,10000,100000,1000000] [--messages 200000]
+    python benchmarks/scaling.py fleets [--vehicles 1000,10000,100000,1000000] [--each 2]
     python benchmarks/scaling.py loads [--messages 200000]
     python benchmarks/scaling.py live [--messages 200000] [--rounds 3]
     python benchmarks/scaling.py workers [--messages 400000] [--rounds 3] [--counts 1,2]
@@ -44,7 +44,8 @@ PARTITIONS: Final = 8
 _BATCH: Final = 1_000
 _LOAD_BATCH: Final = 4_000
 _VEHICLES: Final = 625
-_CHUNK: Final = 50_000
+_FLEET: Final = 5_000
+_CHUNK: Final = 10_000
 
 Rows = list[tuple[object, ...]]
 
@@ -56,13 +57,17 @@ class Cost:
     """Of records that are handed in one batch after the other."""
 
     def __init__(self, batch: int) -> None:
-        settings = Settings.load()
-        self._processor = Processor(settings.rules(), Reader(max_clock_skew_ms=settings.max_clock_skew_ms))
         self._batch = batch
-        self._offset = 0
         self.records = 0
         self.core = 0.0
         self.parsing = 0.0
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin with no vehicle."""
+        settings = Settings.load()
+        self._processor = Processor(settings.rules(), Reader(max_clock_skew_ms=settings.max_clock_skew_ms))
+        self._offset = 0
 
     def add(self, load: Iterable[Message], *, counts: bool = True) -> None:
         """Process messages, with a checkpoint after each batch; and parse them, beside it."""
@@ -92,21 +97,24 @@ class Cost:
 
 
 def fleets(options: argparse.Namespace) -> tuple[str, str, Any]:
-    """The same number of records, of ever larger fleets that are known already."""
+    """The same of each vehicle, of ever larger fleets; small ones several times."""
     rows: Rows = []
     raw = {}
     for vehicles in options.vehicles:
         cost = Cost(_BATCH)
-        # Every vehicle has been there twice before: what a new one costs is another matter.
-        before = 2 * vehicles
-        load = telemetry(before + options.messages, vehicles, SINCE)
-        cost.add(islice(load, before), counts=False)
-        cost.add(load)
+        for number in range(max(1, options.messages // (vehicles * options.each))):
+            cost.renew()
+            # Every vehicle has been there twice before: what a new one costs is another matter.
+            before = 2 * vehicles
+            load = telemetry(before + options.each * vehicles, vehicles, SINCE, number)
+            cost.add(islice(load, before), counts=False)
+            cost.add(load)
         rows.append(cost.row(f"{vehicles:,}"))
         raw[vehicles] = cost.core / cost.records * 1e6
-    least, most = min(raw.values()), max(raw.values())
+    times = max(raw.values()) / min(raw.values())
     title = (
-        f"the core, a checkpoint for {_BATCH:,} records; the dearest fleet costs {most / least:.2f} times the cheapest"
+        f"the core, {options.each} messages of each vehicle, a checkpoint for {_BATCH:,} records; "
+        f"the dearest fleet costs {times:.2f} times the cheapest"
     )
     return title, markdown(("vehicles", "records", "us a record", "parsing, us", "times parsing"), rows), raw
 
@@ -239,11 +247,13 @@ async def _paced(
         settings,
         (worker,),
     ):
+        count, known = int(options.rate * options.seconds), 2 * _FLEET
+        load = iter(list(messages(known + count, _FLEET, int(time.time() * 1000) - span_ms(known + count, _FLEET))))
+        await cluster.fill(settings.topics.telemetry, PARTITIONS, islice(load, known))
+        await _until_done(cluster, settings, [worker], known)
         idle, began = cpu_seconds(worker.pid), time.monotonic()
         await asyncio.sleep(2)
         idle = (cpu_seconds(worker.pid) - idle) / (time.monotonic() - began)
-        count = int(options.rate * options.seconds)
-        load = iter(list(messages(count, 5_000, int(time.time() * 1000) - span_ms(count, 5_000))))
         producer = AIOKafkaProducer(bootstrap_servers=servers, linger_ms=2)
         await producer.start()
         before, began = worker.metrics()["trips_checkpoint_seconds_count"], time.monotonic()
@@ -255,7 +265,7 @@ async def _paced(
             sent = due
             await asyncio.sleep(0.005)
         await producer.stop()
-        await _until_done(cluster, settings, [worker], count)
+        await _until_done(cluster, settings, [worker], known + count)
         seconds = time.monotonic() - began
         cpu = cpu_seconds(worker.pid) - cpu
         checkpoints = worker.metrics()["trips_checkpoint_seconds_count"] - before
@@ -272,7 +282,11 @@ async def commits(options: argparse.Namespace) -> tuple[str, str, Any]:
         (f"{interval:g} s", f"{cpu:.1f}", f"{checkpoints:.1f}", f"{idle * 100:.1f}")
         for interval, (cpu, checkpoints, idle) in found.items()
     ]
-    title = f"`trips worker` at {options.rate:,} messages a second for {options.seconds:g} s, 5,000 vehicles"
+    title = f"`trips worker` at {options.rate:,} messages a second for {options.seconds:g} s, {_FLEET:,} vehicles"
+    (cpu, checkpoints, _), (less_cpu, fewer, _) = found[options.intervals[0]], found[options.intervals[-1]]
+    if checkpoints > fewer:
+        each = (cpu - less_cpu) * options.rate / (checkpoints - fewer) / 1e3
+        title += f"; from the first and the last line, a checkpoint costs {each:.1f} ms"
     head = ("TRIPS_COMMIT_INTERVAL", "CPU, us a record", "checkpoints a second", "CPU without work, % of a core")
     return title, markdown(head, rows), found
 
@@ -298,6 +312,7 @@ def main() -> None:
         default=[1_000, 10_000, 100_000, 1_000_000],
     )
     parser.add_argument("--intervals", type=_numbers(float), default=[0.1, 0.5, 1.0, 10.0])
+    parser.add_argument("--each", type=int, default=2)
     parser.add_argument("--counts", type=_numbers(int), default=[1, 2])
     options = parser.parse_args()
     match options.what:

@@ -527,7 +527,7 @@ def plan_command(
         click.echo()
         for unit in plan.UNITS:
             source = unit.source if costs[unit.name] == unit.value else "as given"
-            click.echo(f"{unit.name:22}{costs[unit.name]:>10,.6g}  {unit.about} ({source})")
+            click.echo(f"{unit.name:30}{costs[unit.name]:>10,.6g}  {unit.about} ({source})")
 
 
 def _unit(text: str) -> tuple[str, float]:

@@ -41,26 +41,29 @@ class Unit:
 
 
 UNITS: Final = (
-    Unit("worker_us", 50.0, "CPU of a worker for a message, µs", "scaling.py live, 2026-11-21"),
-    Unit("checkpoint_ms", 2.0, "CPU of a worker for a checkpoint, ms", "scaling.py commits, 2026-11-21"),
-    Unit("broker_us", 12.0, "CPU of the brokers for a message, one replica, µs", "compare.py, 2026-11-21"),
-    Unit("process_mib", 95.0, "memory of a worker without vehicles, MiB", "startup.py, 2026-11-21"),
-    Unit("idle_bytes", 2_000.0, "memory of an idle vehicle, bytes", "memory.py, 2026-11-21"),
-    Unit("driving_bytes", 6_000.0, "memory of a vehicle that drives, samples apart, bytes", "memory.py, 2026-11-21"),
-    Unit("driving_sample_bytes", 9.0, "memory of a sample of a trip that is on, bytes", "memory.py, 2026-11-21"),
-    Unit("sample_bytes", 7.0, "memory of a sample of a finished trip, bytes", "memory.py, 2026-11-21"),
-    Unit("stored_idle_bytes", 500.0, "changelog of an idle vehicle, bytes", "memory.py, 2026-11-21"),
-    Unit("stored_sample_bytes", 4.0, "changelog of a sample of a trip, bytes", "memory.py, 2026-11-21"),
-    Unit("changelog_ratio", 0.9, "changelog bytes written for a byte of telemetry", "memory.py, 2026-11-21"),
-    Unit("events_bytes", 4_000.0, "announcements of a trip, bytes", "memory.py, 2026-11-21"),
-    Unit("trip_bytes", 1_600.0, "record of a trip in the topic trips, bytes", "memory.py, 2026-11-21"),
+    Unit("worker_us", 49.8, "CPU of a worker for a message, µs", "scaling.py live, 2026-11-21"),
+    Unit("checkpoint_ms", 3.6, "CPU of a worker for a checkpoint, ms", "scaling.py commits, 2026-11-21"),
+    Unit("broker_us", 14.0, "CPU of the brokers for a message, one replica, µs", "compare.py, 2026-11-21"),
+    Unit("process_mib", 77.0, "memory of a worker without vehicles, MiB", "startup.py, 2026-11-21"),
+    Unit("idle_bytes", 1_006.0, "memory of an idle vehicle, bytes", "memory.py, 2026-11-21"),
+    Unit("driving_bytes", 13_808.0, "memory of a vehicle that drives, samples apart, bytes", "memory.py, 2026-11-21"),
+    Unit("driving_sample_bytes", 7.7, "memory of a sample of a trip that is on, bytes", "memory.py, 2026-11-21"),
+    Unit("sample_bytes", 3.1, "memory of a sample of a finished trip, bytes", "memory.py, 2026-11-21"),
+    Unit("stored_idle_bytes", 362.0, "changelog of an idle vehicle, bytes", "memory.py, 2026-11-21"),
+    Unit(
+        "stored_driving_sample_bytes", 8.5, "changelog of a sample of a trip that is on, bytes", "memory.py, 2026-11-21"
+    ),
+    Unit("stored_sample_bytes", 3.4, "changelog of a sample of a finished trip, bytes", "memory.py, 2026-11-21"),
+    Unit("changelog_ratio", 0.91, "changelog bytes written for a byte of telemetry", "memory.py, 2026-11-21"),
+    Unit("events_bytes", 2_938.0, "announcements of a trip, bytes", "memory.py, 2026-11-21"),
+    Unit("trip_bytes", 1_276.0, "record of a trip in the topic trips, bytes", "memory.py, 2026-11-21"),
     Unit(
         "recovery_vehicles",
-        50_000.0,
+        35_086.0,
         "vehicles of which a worker reads the state back in a second",
         "recovery.py, 2026-11-21",
     ),
-    Unit("recovery_mb", 40.0, "the same in MB of changelog", "recovery.py, 2026-11-21"),
+    Unit("recovery_mb", 11.0, "the same in MB of changelog", "recovery.py, 2026-11-21"),
 )
 """The newest measured ones. A core is one of the machine that is named in docs/performance.md."""
 
@@ -170,7 +173,11 @@ def make_plan(fleet: Fleet, costs: Mapping[str, float]) -> Plan:
         + under_way * costs["driving_sample_bytes"]
         + kept * costs["sample_bytes"]
     )
-    changelog = fleet.vehicles * costs["stored_idle_bytes"] + (kept + under_way) * costs["stored_sample_bytes"]
+    changelog = (
+        fleet.vehicles * costs["stored_idle_bytes"]
+        + under_way * costs["stored_driving_sample_bytes"]
+        + kept * costs["stored_sample_bytes"]
+    )
     recovery = max(fleet.vehicles / costs["recovery_vehicles"], changelog / costs["recovery_mb"] / 1e6)
 
     room = fleet.worker_memory_gb * 1e9 - costs["process_mib"] * _MIB

@@ -34,6 +34,7 @@ COSTS = {
     "driving_sample_bytes": 20,
     "sample_bytes": 10,
     "stored_idle_bytes": 500,
+    "stored_driving_sample_bytes": 7,
     "stored_sample_bytes": 5,
     "changelog_ratio": 2,
     "events_bytes": 3_000,
@@ -70,7 +71,7 @@ def test_a_plan_is_what_its_formulas_say():
     vehicles = 1_000 * 1_000 + 200 * 2_000 + under_way * 20 + kept * 10
     assert plan.memory_total == pytest.approx(vehicles + 2 * 100 * 2**20)
     assert plan.memory_process == pytest.approx(vehicles / 2 + 100 * 2**20)
-    changelog = 1_000 * 500 + (kept + under_way) * 5
+    changelog = 1_000 * 500 + under_way * 7 + kept * 5
     assert plan.changelog_stored == pytest.approx(3 * changelog)
     assert plan.recovery_s == pytest.approx(1_000 / 100 / 2)
     # A second at peak, thrice: 2,000 bytes of telemetry, 4,000 of changelog, what is said of 4,000 trips a day.

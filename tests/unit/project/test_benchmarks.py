@@ -40,7 +40,10 @@ def test_the_core_is_measured(run):
 
 
 def test_fleets_are_measured(measure):
-    assert measure("scaling", "fleets", "--messages", 500, "--vehicles", "10,100")["fleets"].keys() == {"10", "100"}
+    assert measure("scaling", "fleets", "--messages", 500, "--each", 1, "--vehicles", "10,100")["fleets"].keys() == {
+        "10",
+        "100",
+    }
 
 
 def test_all_kinds_of_loads_are_measured(measure):

@@ -45,10 +45,10 @@ UNITS: Final = (
     Unit("checkpoint_ms", 3.6, "CPU of a worker for a checkpoint, ms", "scaling.py commits, 2026-11-21"),
     Unit("broker_us", 14.0, "CPU of the brokers for a message, one replica, µs", "compare.py, 2026-11-21"),
     Unit("process_mib", 77.0, "memory of a worker without vehicles, MiB", "startup.py, 2026-11-21"),
-    Unit("idle_bytes", 1_006.0, "memory of an idle vehicle, bytes", "memory.py, 2026-11-21"),
-    Unit("driving_bytes", 13_808.0, "memory of a vehicle that drives, samples apart, bytes", "memory.py, 2026-11-21"),
-    Unit("driving_sample_bytes", 7.7, "memory of a sample of a trip that is on, bytes", "memory.py, 2026-11-21"),
-    Unit("sample_bytes", 3.1, "memory of a sample of a finished trip, bytes", "memory.py, 2026-11-21"),
+    Unit("idle_bytes", 1_294.0, "memory of an idle vehicle, bytes", "memory.py, 2026-11-21"),
+    Unit("driving_bytes", 13_675.0, "memory of a vehicle that drives, samples apart, bytes", "memory.py, 2026-11-21"),
+    Unit("driving_sample_bytes", 7.8, "memory of a sample of a trip that is on, bytes", "memory.py, 2026-11-21"),
+    Unit("sample_bytes", 6.9, "memory of a sample of a finished trip, bytes", "memory.py, 2026-11-21"),
     Unit("stored_idle_bytes", 362.0, "changelog of an idle vehicle, bytes", "memory.py, 2026-11-21"),
     Unit(
         "stored_driving_sample_bytes", 8.5, "changelog of a sample of a trip that is on, bytes", "memory.py, 2026-11-21"
@@ -59,11 +59,11 @@ UNITS: Final = (
     Unit("trip_bytes", 1_276.0, "record of a trip in the topic trips, bytes", "memory.py, 2026-11-21"),
     Unit(
         "recovery_vehicles",
-        35_086.0,
+        61_978.0,
         "vehicles of which a worker reads the state back in a second",
         "recovery.py, 2026-11-21",
     ),
-    Unit("recovery_mb", 11.0, "the same in MB of changelog", "recovery.py, 2026-11-21"),
+    Unit("recovery_mb", 33.0, "MB of samples that it reads back in a second", "recovery.py --each 100, 2026-11-21"),
 )
 """The newest measured ones. A core is one of the machine that is named in docs/performance.md."""
 
@@ -173,12 +173,9 @@ def make_plan(fleet: Fleet, costs: Mapping[str, float]) -> Plan:
         + under_way * costs["driving_sample_bytes"]
         + kept * costs["sample_bytes"]
     )
-    changelog = (
-        fleet.vehicles * costs["stored_idle_bytes"]
-        + under_way * costs["stored_driving_sample_bytes"]
-        + kept * costs["stored_sample_bytes"]
-    )
-    recovery = max(fleet.vehicles / costs["recovery_vehicles"], changelog / costs["recovery_mb"] / 1e6)
+    samples = under_way * costs["stored_driving_sample_bytes"] + kept * costs["stored_sample_bytes"]
+    changelog = fleet.vehicles * costs["stored_idle_bytes"] + samples
+    recovery = fleet.vehicles / costs["recovery_vehicles"] + samples / costs["recovery_mb"] / 1e6
 
     room = fleet.worker_memory_gb * 1e9 - costs["process_mib"] * _MIB
     if room <= 0:

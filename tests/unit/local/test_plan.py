@@ -71,9 +71,10 @@ def test_a_plan_is_what_its_formulas_say():
     vehicles = 1_000 * 1_000 + 200 * 2_000 + under_way * 20 + kept * 10
     assert plan.memory_total == pytest.approx(vehicles + 2 * 100 * 2**20)
     assert plan.memory_process == pytest.approx(vehicles / 2 + 100 * 2**20)
-    changelog = 1_000 * 500 + under_way * 7 + kept * 5
+    samples = under_way * 7 + kept * 5
+    changelog = 1_000 * 500 + samples
     assert plan.changelog_stored == pytest.approx(3 * changelog)
-    assert plan.recovery_s == pytest.approx(1_000 / 100 / 2)
+    assert plan.recovery_s == pytest.approx((1_000 / 100 + samples / 100e6) / 2)
     # A second at peak, thrice: 2,000 bytes of telemetry, 4,000 of changelog, what is said of 4,000 trips a day.
     said = 4_000 / 86_400 * 4_000
     assert plan.changelog_written_peak == pytest.approx(4_000)

@@ -150,10 +150,11 @@ class Comparison:
         self._folder = folder
         self._commands = commands
         self._serial = 0
+        self._prefix = f"compare-{os.getpid()}"
 
     async def load(self, count: int, vehicles: int) -> Load:
         """Fill a topic of its own with so many messages, the newest from now."""
-        topic = f"telemetry-{count}"
+        topic = f"{self._prefix}-telemetry-{count}"
         await self._cluster.create(topic, PARTITIONS)
         since = int(time.time() * 1000) - span_ms(count, vehicles)
         reference = Reference()
@@ -165,6 +166,10 @@ class Comparison:
 
         size = await self._cluster.fill(topic, PARTITIONS, known(messages(count, vehicles, since)))
         return Load(topic, count, size, reference)
+
+    async def clean_up(self) -> None:
+        """Leave no topic behind, also on a broker that is not ours."""
+        await self._cluster.drop(self._prefix)
 
     async def quiet_run(self, runner: Runner, load: Load, number: int, noise: float) -> Run:
         """A run; again where others were busy meanwhile: the quietest counts, and keeps the others with it."""
@@ -181,7 +186,7 @@ class Comparison:
     async def run(self, runner: Runner, load: Load, number: int) -> Run:
         """A runner from the first record to the last, with group, topics and folder of its own."""
         self._serial += 1
-        name = f"run-{self._serial}-{runner.name}"
+        name = f"{self._prefix}-{self._serial}-{runner.name}"
         run = Run(runner.name, number, load.messages)
         scratch = self._folder / name
         scratch.mkdir()
@@ -469,6 +474,7 @@ async def measure(options: argparse.Namespace, commands: dict[str, list[str]]) -
                     run = await comparison.quiet_run(RUNNERS[name], loads[counts[name]], number, options.noise)
                     _say(run)
                     runs.append(run)
+            await comparison.clean_up()
             return runs, loads[options.messages]
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -48,7 +49,7 @@ class Recovery:
 
 async def recover(servers: str, folder: Path, vehicles: int, each: int) -> Recovery:
     """Let a worker make the state, and another read it back."""
-    name = f"recovery-{vehicles}"
+    name = f"recovery-{os.getpid()}-{vehicles}"
     settings = Settings.load(
         bootstrap_servers=servers,
         application_id=name,
@@ -72,6 +73,7 @@ async def recover(servers: str, folder: Path, vehicles: int, each: int) -> Recov
             metrics = worker.metrics()
             memory = resident_bytes(worker.pid)
         changelog = await cluster.records(settings.topics.changelog, PARTITIONS)
+        await cluster.drop(name)
         return Recovery(
             vehicles,
             int(metrics["trips_recovery_records"]),

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import statistics
 import tempfile
 import time
@@ -154,6 +155,7 @@ async def running(
     servers: str, folder: Path, name: str, workers: int, **changes: Any
 ) -> AsyncIterator[tuple[Cluster, Settings, list[Worker]]]:
     """An application of its own with so many workers, all ready, each with its share of the partitions."""
+    name = f"{name}-{os.getpid()}"
     settings = Settings.load(
         bootstrap_servers=servers,
         application_id=name,
@@ -168,6 +170,7 @@ async def running(
             started = [stack.enter_context(Worker(settings, folder)) for _ in range(workers)]
             await _until_shared(started)
             yield cluster, settings, started
+        await cluster.drop(name)
 
 
 async def _until_shared(workers: list[Worker]) -> None:

@@ -7,6 +7,7 @@ python benchmarks/startup.py [--rounds 5] [--no-kafka] [--json FILE]
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ def seconds(*command: str) -> float:
 
 async def ready(servers: str, folder: Path, number: int) -> tuple[float, float]:
     """Seconds from the start of a worker's process until its readiness probe says yes, and its memory then, MiB."""
-    name = f"startup-{number}"
+    name = f"startup-{os.getpid()}-{number}"
     settings = Settings.load(bootstrap_servers=servers, application_id=name, topic_prefix=f"{name}.")
     await create_topics(settings)
     began = time.monotonic()

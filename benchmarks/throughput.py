@@ -133,7 +133,7 @@ async def measure(options: argparse.Namespace) -> dict[str, list[Run]]:
     runs: dict[str, list[Run]] = {"worker": []}
     if options.push:
         runs["worker, pushes beside it"] = []
-    with tempfile.TemporaryDirectory() as folder, broker(options.bootstrap_servers) as kafka:
+    with tempfile.TemporaryDirectory() as folder, broker() as kafka:
         async with Cluster.at(kafka.bootstrap_servers) as cluster:
             await cluster.create(TELEMETRY, PARTITIONS)
             since = int(time.time() * 1000) - span_ms(options.messages, options.vehicles)
@@ -148,7 +148,7 @@ async def measure(options: argparse.Namespace) -> dict[str, list[Run]]:
 
 def main() -> None:
     """From the command line."""
-    parser = arguments(__doc__, kafka=True)
+    parser = arguments(__doc__)
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--vehicles", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=3)

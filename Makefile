@@ -19,7 +19,7 @@ ifeq ($(UV),)
 UV := .uv/bin/uv
 endif
 
-.PHONY: help demo test faults lint format types docs check hooks clean
+.PHONY: help demo test faults compare lint format types docs check hooks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ test: | $(UV)  ## the whole test suite, on a real Kafka; two processes share it
 
 faults: | $(UV)  ## all faults on real brokers (some 35 minutes), and a table; SEED=… repeats a run
 	TRIPS_TEST_FAULTS=all TRIPS_TEST_SEED=$(SEED) $(UV) run pytest tests/faults -n 3 --dist worksteal $(ARGS)
+
+compare: | $(UV)  ## this project beside others that do its job: a table; ARGS="--rounds 1"
+	$(UV) run python benchmarks/compare.py $(ARGS)
 
 lint: | $(UV)  ## what ruff says of the code and its format
 	$(UV) run ruff check
@@ -47,6 +50,7 @@ types: | $(UV)  ## what mypy says of the types
 docs: | $(UV)  ## write anew what is made from the code: a diagram, the settings, the schemas
 	$(UV) run docs/diagram.py
 	$(UV) run docs/transitions.py
+	$(UV) run docs/plans.py
 	$(UV) run python -m streams.settings > docs/settings.md
 	$(UV) run trips schemas
 

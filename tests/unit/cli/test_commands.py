@@ -21,6 +21,7 @@ COMMANDS = [
     ["topics", "check"],
     ["check"],
     ["schemas"],
+    ["plan"],
     ["serve"],
     ["keys", "create"],
     ["keys", "list"],

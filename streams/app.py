@@ -86,10 +86,11 @@ def build_app(settings: Settings, cluster: Cluster, new_processor: NewProcessor 
         new_processor: makes the empty processor of a partition, if not the one that tells trips.
     """
     topics, client, rules = settings.topics, settings.client(), settings.rules()
+    at_least_once = settings.processing_guarantee == "at_least_once"
     reader = Reader(max_clock_skew_ms=settings.max_clock_skew_ms)  # one: it remembers timestamps that it has parsed
 
     def new_trips_processor() -> Processor:
-        return Processor(rules, reader)
+        return Processor(rules, reader, outbox=at_least_once)
 
     worker = Worker(
         topics=topics,
@@ -107,7 +108,7 @@ def build_app(settings: Settings, cluster: Cluster, new_processor: NewProcessor 
         client=client,
         consumer_settings=consumer_settings(settings, client, settings.application_id)
         | {"value_deserializer": as_fetched},
-        fences=Fences(settings.application_id, producer_settings(client)),
+        fences=Fences(settings.application_id, producer_settings(client), with_plain=at_least_once),
         new_processor=new_processor or new_trips_processor,
         partition_count=cluster.partitions,
         commit_interval=settings.commit_interval_s,

@@ -313,10 +313,12 @@ class Settings(BaseSettings):
     )
 
     # Worker
-    processing_guarantee: Literal["exactly_once"] = _setting(
+    processing_guarantee: Literal["exactly_once", "at_least_once"] = _setting(
         "exactly_once",
-        "What a consumer that reads committed sees of each announcement.",
-        "exactly_once (at_least_once is not built yet)",
+        "exactly_once: a consumer that reads committed sees each announcement once. at_least_once: it sees them "
+        "sooner, and after a crash some of them again, byte for byte the same; state and `trips` are exactly once all "
+        "the same.",
+        "one of: exactly_once, at_least_once",
         "worker",
     )
     commit_interval: Annotated[Duration, Field(ge=timedelta(milliseconds=10), le=timedelta(seconds=10))] = _setting(

@@ -40,6 +40,9 @@ class PartitionProcessor(Protocol):
 
     clock: int
     open_trips: int
+    owed: int
+    """Announcements that are part of the state, because it is stored before they are delivered: as of the last take or,
+    before the first one, as restored. The next take has the state without them."""
     standing: Standing
     """Stored with the clock, and given back by :meth:`restore`. What it says is the runtime's."""
 
@@ -54,6 +57,10 @@ class PartitionProcessor(Protocol):
     @property
     def state_bytes(self) -> int:
         """How much it is."""
+
+    @property
+    def announcing(self) -> bool:
+        """The next take has announcements."""
 
     def process(self, records: Iterable[Record]) -> None:
         """Apply a batch."""
@@ -158,6 +165,7 @@ class Partition:
         observer: is told what happens.
         fail: called once with what went wrong, when nothing may go on.
         plan: where it goes on in its commands; None: there are none.
+        prompt: a checkpoint with announcements begins at once, unless there is a backlog.
     """
 
     def __init__(
@@ -171,6 +179,7 @@ class Partition:
         observer: Observer,
         fail: Callable[[BaseException], None],
         plan: Plan | None = None,
+        prompt: bool = False,
     ) -> None:
         self.number = number
         self.processor = processor
@@ -185,6 +194,8 @@ class Partition:
         self._observer = observer
         self._fail = fail
         self._plan = plan
+        self._prompt = prompt
+        self._draining = False
         self._quiet = QuietClock()
         self._clock_written = time.monotonic()
         self._sequence = 0  # of the next batch
@@ -220,6 +231,8 @@ class Partition:
         """Begin to take checkpoints."""
         self._task = asyncio.create_task(self._run(), name=f"checkpoints of partition {self.number}")
         self._release_at(self._expected)
+        if self.processor.owed:  # by whoever had it before
+            self.changed()
 
     def command(self, records: Sequence[Record]) -> None:
         """Carry out commands, the next ones of this partition; or hold them with those that are held."""
@@ -345,6 +358,8 @@ class Partition:
         """The processor has something for a checkpoint."""
         self._settled.clear()
         self._due.set()
+        if self._prompt and self._unread <= _BACKLOG and self.processor.announcing:
+            self._hurry.set()
 
     async def drain(self) -> None:
         """Commit what has been applied, and end.
@@ -357,6 +372,7 @@ class Partition:
                 # Whoever comes next goes on from this clock, or a partition that moves often would never see a timer.
                 self.processor.touch_clock()
                 self.changed()
+            self._draining = True
             self._hurry.set()
             settled = asyncio.ensure_future(self._settled.wait())
             try:
@@ -371,6 +387,8 @@ class Partition:
                 await self._due.wait()
                 # Begun late: what comes of the next batches goes along.
                 pause = max(self._interval, _BACKLOG_INTERVAL) if self._unread > _BACKLOG else self._interval
+                if self._draining:
+                    pause = 0.0
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):  # wait_for would lose a cancellation in Python 3.11
                         await self._hurry.wait()
@@ -403,6 +421,8 @@ class Partition:
             self._reached = self._reached if next_offset is None else next_offset
             if output.changes:
                 self._clock_written = time.monotonic()
+        if self.processor.owed:
+            self.changed()  # it is delivered: the next checkpoint says so
         self._taken_since = None
         if not self._due.is_set():
             self._settled.set()

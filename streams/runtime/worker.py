@@ -20,6 +20,7 @@ from aiokafka.structs import TopicPartition
 from faust.app.base import BootStrategy
 from yarl import URL
 
+from streams.delivery.at_least_once import AtLeastOnceCheckpointer
 from streams.delivery.checkpoint import OFFSET_MARK, Checkpointer
 from streams.errors import ClusterError, InternalError, StateError, TripsError
 from streams.runtime.batches import BatchSchema, BatchTransport
@@ -301,6 +302,7 @@ class Worker:
                 observer=self.metrics,
                 fail=self.fail,
                 plan=self._plans.get(number),
+                prompt=self._fenced[number].plain is not None,
             )
             for number, processor in processors.items()
         }
@@ -318,6 +320,8 @@ class Worker:
 
     def checkpointer(self, fence: Fence, number: int) -> CheckpointTaker:
         """What commits the checkpoints of a partition."""
+        if fence.plain is not None:
+            return AtLeastOnceCheckpointer(fence.producer, fence.plain, number, self._destinations)
         return Checkpointer(fence.producer, number, self._destinations)
 
     def _take_commands(self, number: int, records: Sequence[Any]) -> None:

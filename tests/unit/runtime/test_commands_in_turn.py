@@ -14,7 +14,8 @@ from streams.runtime.partition import Partition
 
 class Processor:
     def __init__(self):
-        self.clock = 0
+        self.clock = self.owed = 0
+        self.announcing = False
         self.standing = Standing()
         self.done = []
         self.held = []

@@ -16,7 +16,8 @@ class Processor:
     """State is how often each key was seen."""
 
     def __init__(self):
-        self.clock = 0
+        self.clock = self.owed = 0
+        self.announcing = False
         self.standing = Standing()
         self.seen = {}
         self.changed = set()

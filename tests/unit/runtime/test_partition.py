@@ -77,8 +77,8 @@ class Checkpointer:
 class Bench:
     """A partition and everything around it."""
 
-    def __init__(self, interval=0.01, start=0):
-        self.processor = Processor()
+    def __init__(self, interval=0.01, start=0, processor=None, *, prompt=False):
+        self.processor = processor or Processor()
         self.checkpointer = Checkpointer()
         self.failures = []
         self.observed = []
@@ -92,6 +92,7 @@ class Bench:
                 batch=lambda *args: self.observed.append(args), checkpoint=lambda *args: self.observed.append(args)
             ),
             fail=self.failures.append,
+            prompt=prompt,
         )
         self.sequence = 0
         self.offset = start
@@ -426,3 +427,71 @@ async def test_while_there_is_much_to_read_checkpoints_are_fewer(monkeypatch):
         one.feed(b"a")
         await asyncio.sleep(0.1)
         assert len(one.commits) == 2
+
+
+class Owing(Processor):
+    """Each key is announced; what was announced is owed until the next take."""
+
+    def process(self, records):
+        super().process(records)
+        self.announcing = True
+
+    def take(self):
+        output = super().take()
+        if self.owed:
+            output.changes.setdefault(b"settled", b"")
+        self.owed, self.announcing = int(self.announcing), False
+        return output
+
+
+@asynccontextmanager
+async def prompt(**options):
+    one = Bench(processor=Owing(), prompt=True, **options)
+    one.partition.start()
+    try:
+        yield one
+    finally:
+        await one.partition.stop()
+
+
+async def test_a_prompt_checkpoint_does_not_wait_for_the_interval_and_the_one_that_settles_it_does():
+    async with prompt(interval=0.3) as one:
+        began = time.monotonic()
+        one.feed(b"a")
+        await asyncio.wait_for(one.checkpointer.begun.wait(), 0.2)
+        assert not one.partition.settled
+        await settled(one.partition)
+        assert time.monotonic() - began > 0.25
+        assert one.commits == [({b"a": b"1"}, 1), ({b"settled": b""}, None)]
+
+
+async def test_with_a_backlog_there_is_no_hurry(monkeypatch):
+    monkeypatch.setattr(module, "_BACKLOG_INTERVAL", 0.3)
+    async with prompt() as one:
+        one.at_end(end=1_000_000)
+        one.feed(b"a")
+        await asyncio.sleep(0.1)
+        assert one.commits == []
+        one.feed(b"b")
+        await settled(one.partition)
+        assert one.commits[0] == ({b"a": b"1", b"b": b"1"}, 2)
+
+
+async def test_draining_settles_what_is_owed_at_once():
+    async with prompt(interval=60) as one:
+        one.feed(b"a")
+        await asyncio.wait_for(one.partition.drain(), 2)
+        assert one.partition.settled
+        assert one.commits == [({b"a": b"1"}, 1), ({b"settled": b""}, None)]
+
+
+async def test_what_is_owed_by_whoever_had_it_before_is_delivered_without_a_record():
+    one = Bench()
+    one.processor.owed = 1
+    one.processor.changed.add(b"a")
+    one.processor.seen[b"a"] = 1
+    one.partition.start()
+    one.processor.owed = 0  # as of its next take
+    await settled(one.partition)
+    await one.partition.stop()
+    assert one.commits == [({b"a": b"1"}, None)]

@@ -67,7 +67,10 @@ class Fences:
 
     async def renew(self, partitions):
         self.asked.append(set(partitions))
-        return {number: SimpleNamespace(producer=Producer(), unbroken=number in self.unbroken) for number in partitions}
+        return {
+            number: SimpleNamespace(producer=Producer(), plain=None, unbroken=number in self.unbroken)
+            for number in partitions
+        }
 
     async def close(self):
         pass

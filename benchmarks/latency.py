@@ -51,7 +51,7 @@ GUARANTEES: Final = {
 }
 PAST: Final = 60
 """Messages of each vehicle before anything is measured: about one trip."""
-TICK: Final = 0.001
+TICK: Final = 0.005
 """Seconds; what is due by then is sent together."""
 LATE: Final = 30.0
 """Seconds after the last message; what has not come by then is missing."""

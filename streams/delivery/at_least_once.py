@@ -10,9 +10,13 @@ after, which says that it is settled. Whoever takes over in between announces it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+import time
+from typing import TYPE_CHECKING, Final
 
-from streams.delivery.checkpoint import Checkpointer, Destinations, Messages, deliver, state_bytes, transact
+from aiokafka.structs import TopicPartition
+
+from streams.delivery.checkpoint import Checkpointer, Destinations, Messages, begin, deliver, state_bytes, transact
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
     from streams.records import Output
 
 __all__ = ["AtLeastOnceCheckpointer"]
+
+# Seconds. For those who look at the lag of the group; whoever comes next goes by the state.
+_TELL_EVERY: Final = 1.0
 
 
 class AtLeastOnceCheckpointer(Checkpointer):
@@ -37,14 +44,12 @@ class AtLeastOnceCheckpointer(Checkpointer):
     ) -> None:
         super().__init__(producer, partition, destinations)
         self._plain = plain
-        # Of the checkpoint before, if it had announcements: what goes into the next transaction.
-        self._trips = Messages(list)
-        self._next_offset: int | None = None
+        self._trips = Messages(list)  # what the announcements of the last checkpoint do to the records of their trips
+        self._delivered: int | None = None  # the source offset to go on from, not known to the group yet
+        self._told = -math.inf  # when the group was told of it with announcements, last (monotonic)
 
     async def commit(self, output: Output, next_offset: int | None) -> int:
         """Deliver an output. Arguments and result as of :meth:`Checkpointer.commit`.
-
-        Where there are announcements, another checkpoint has to follow, which settles them.
 
         Raises:
             KafkaError, AssertionError, InternalError: what is not delivered is made again or, once it is in the outbox,
@@ -56,16 +61,25 @@ class AtLeastOnceCheckpointer(Checkpointer):
 
         # 2. The state, with the outbox. This is the fence: a worker whose partition has moved gets no further.
         #    With it goes what the checkpoint before could not say yet, because its announcements were not delivered:
-        #    its records of `trips`, and its offset. So `trips`, where an older record must never come after a newer
-        #    one, is written in transactions alone, once and in order; and the offset stands behind what is delivered.
+        #    its records of `trips`. So those, of which an older one must never come after a newer one, are written in
+        #    transactions alone, once and in order.
         events, trips = await self._announced(output.announcements)
-        done = self._next_offset if events or next_offset is None else next_offset
-        messages = self._trips | self._state(output)
-        await transact(self._producer, self._built(self._producer, messages), self._offsets(done), self._group)
+        batches = self._built(self._producer, self._trips | self._state(output))
+        delivered = self._delivered if next_offset is None else next_offset
+        offsets = None if events else self._offsets(delivered)
+        await transact(self._producer, batches, offsets, self._group, begun=self.unsettled)
 
         # 3. The announcements. If we are frozen right here, and others take over, they come again, and late. Their
         #    order is told by their revisions.
-        self._trips = trips
-        self._next_offset = next_offset if events else None
         await deliver(self._plain, self._built(self._plain, events))
+        self._trips, self._delivered, self.unsettled = trips, delivered if events else None, bool(events)
+
+        # 4. Where there were announcements, another transaction comes soon, which settles them: have its partitions
+        #    added meanwhile, and now and then the offset. That takes more than half of its time. Nobody is held up by
+        #    it: a partition is open to readers until a record is in it.
+        if self.unsettled:
+            await begin(self._producer, [TopicPartition(self._to.changelog, self._source.partition), *trips])
+            if self._delivered is not None and time.monotonic() - self._told > _TELL_EVERY:
+                await self._producer.send_offsets_to_transaction(self._offsets(self._delivered), self._group)
+                self._told, self._delivered = time.monotonic(), None
         return state_bytes(output)

@@ -31,6 +31,7 @@ __all__ = [
     "Checkpointer",
     "Destinations",
     "Messages",
+    "begin",
     "deliver",
     "partition_for",
     "state_bytes",
@@ -100,6 +101,9 @@ class Checkpointer:
         partition: the source partition.
         destinations: the topics.
     """
+
+    unsettled = False
+    """Another checkpoint has to follow, also if nothing comes in."""
 
     def __init__(self, producer: AIOKafkaProducer, partition: int, destinations: Destinations) -> None:
         self._producer = producer
@@ -206,27 +210,30 @@ async def transact(
     batches: Mapping[TopicPartition, Sequence[Any]],
     offsets: Mapping[TopicPartition, OffsetAndMetadata] | None,
     group: str,
+    *,
+    begun: bool = False,
 ) -> None:
     """Send records and commit offsets in one transaction.
 
     Args:
-        producer: transactional, started, and without an open transaction.
+        producer: transactional, started, and without an open transaction (unless begun).
         batches: aiokafka's batches, made by this producer, in order for each partition.
         offsets: to be committed with the records; None: none.
         group: the consumer group whose offsets they are.
+        begun: the transaction is open: :func:`begin`.
 
     Raises:
         KafkaError, AssertionError: nothing is committed, and the producer is of no use any more.
     """
     # 1. Begin. Only now, when everything is ready to be sent: nothing is open between checkpoints, so that a
     #    worker that is killed seldom leaves a transaction behind, which would hold read-committed readers up.
-    await producer.begin_transaction()
-
     # 2. Add all partitions at once. While the transaction coordinator still writes down a change of the
     #    transaction, a broker answers a produce request with NotEnoughReplicas (it verifies that the partition is
     #    part of the transaction, KIP-890), and the retry costs 100 ms.
-    for topic_partition in batches:
-        producer._txn_manager.maybe_add_partition_to_txn(topic_partition)  # noqa: SLF001 - no public way to it
+    if begun:
+        _add(producer, batches)
+    else:
+        await begin(producer, batches)
 
     # 3. Add the offset, for the same reason before the records.
     if offsets is not None:
@@ -238,6 +245,21 @@ async def transact(
 
     # 5. Commit. From here on it is visible, and the offset stands behind what it led to.
     await producer.commit_transaction()
+
+
+async def begin(producer: AIOKafkaProducer, places: Iterable[TopicPartition]) -> None:
+    """Open a transaction, and have partitions added to it: that is not waited for.
+
+    Raises:
+        KafkaError, AssertionError: the producer is of no use any more.
+    """
+    await producer.begin_transaction()
+    _add(producer, places)
+
+
+def _add(producer: AIOKafkaProducer, places: Iterable[TopicPartition]) -> None:
+    for place in places:
+        producer._txn_manager.maybe_add_partition_to_txn(place)  # noqa: SLF001 - no public way to it
 
 
 async def deliver(producer: AIOKafkaProducer, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:

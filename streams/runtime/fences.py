@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from aiokafka import AIOKafkaProducer
+from aiokafka.producer import sender
 
 from streams.errors import ClusterError
 
@@ -25,6 +26,9 @@ _log = structlog.get_logger(__name__)
 # aiokafka goes on asking for a producer id for ever; a broker that restarts is back within this, in seconds.
 _OPEN_TIMEOUT: Final = 60.0
 _CLOSE_TIMEOUT: Final = 10.0
+# How long aiokafka waits before it asks again for a transaction while the one before is being finished: that takes the
+# coordinator some milliseconds, and aiokafka waits for 20.
+sender.BACKOFF_OVERRIDE = 0.005
 
 
 class Fence:

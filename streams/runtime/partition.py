@@ -22,9 +22,10 @@ __all__ = ["CheckpointTaker", "Observer", "Partition", "PartitionProcessor", "Qu
 # second, and some tens of megabytes a worker. Twice as many wait while one is under way; then reading waits.
 _MAX_WAITING: Final = 20_000
 # A partition with so many records to read is late anyway. Its checkpoints are so many seconds apart, at least: each
-# vehicle's state is then written once for several of its records.
+# vehicle's state is then written once for several of its records. So are, where checkpoints that announce begin at
+# once, those that do not: nobody waits for them, and one that is under way would hold the next announcement up.
 _BACKLOG: Final = 4_000
-_BACKLOG_INTERVAL: Final = 1.0
+_RARE_INTERVAL: Final = 1.0
 # Less than the transaction's own timeout (30 s), so that we say what happened before the coordinator aborts it.
 _CHECKPOINT_TIMEOUT: Final = 25.0
 # So much later than that, it is not the brokers that were slow.
@@ -86,6 +87,9 @@ class PartitionProcessor(Protocol):
 
 class CheckpointTaker(Protocol):
     """What commits the checkpoints: :class:`streams.delivery.checkpoint.Checkpointer`."""
+
+    unsettled: bool
+    """Another checkpoint has to follow, also if nothing comes in."""
 
     async def commit(self, output: Output, next_offset: int | None) -> int:
         """Deliver all or nothing; how many bytes of state it was."""
@@ -386,15 +390,19 @@ class Partition:
             while True:
                 await self._due.wait()
                 # Begun late: what comes of the next batches goes along.
-                pause = max(self._interval, _BACKLOG_INTERVAL) if self._unread > _BACKLOG else self._interval
-                if self._draining:
-                    pause = 0.0
+                pause = 0.0 if self._draining else self._pause()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):  # wait_for would lose a cancellation in Python 3.11
                         await self._hurry.wait()
                 await self._checkpoint()
         except Exception as error:  # noqa: BLE001 - whatever it is, what is in memory is not what is committed
             self._fail(error)
+
+    def _pause(self) -> float:
+        """Seconds until a checkpoint that nobody is in a hurry for."""
+        if self._prompt or self._unread > _BACKLOG:
+            return max(self._interval, _RARE_INTERVAL)
+        return self._interval
 
     async def _checkpoint(self) -> None:
         began, began_at_clock = time.perf_counter(), time.monotonic()
@@ -411,7 +419,7 @@ class Partition:
         self._taken_since, self._waits_since = self._waits_since, None
         self._hurry.clear()
         self._room.set()
-        if next_offset is not None or _holds_something(output):
+        if next_offset is not None or _holds_something(output) or self._checkpointer.unsettled:
             try:
                 async with asyncio.timeout(_CHECKPOINT_TIMEOUT):
                     state_bytes = await self._checkpointer.commit(output, next_offset)
@@ -421,8 +429,8 @@ class Partition:
             self._reached = self._reached if next_offset is None else next_offset
             if output.changes:
                 self._clock_written = time.monotonic()
-        if self.processor.owed:
-            self.changed()  # it is delivered: the next checkpoint says so
+        if self._checkpointer.unsettled:
+            self.changed()
         self._taken_since = None
         if not self._due.is_set():
             self._settled.set()

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from unit.trips.records import record
 
+from streams.delivery import at_least_once as module
 from streams.delivery.at_least_once import AtLeastOnceCheckpointer
 from streams.delivery.checkpoint import Checkpointer, Destinations, partition_for
 from streams.records import Announcement, Output, Rejected, TripsRecord
@@ -195,8 +197,10 @@ def offset(number):
     return "offset", {TopicPartition("telemetry", 5): OffsetAndMetadata(number, "state:2")}
 
 
-async def test_at_least_once_announces_behind_the_state_and_settles_it_in_the_next_transaction():
+async def test_at_least_once_announces_behind_the_state_and_settles_it_in_the_next_transaction(monkeypatch):
+    monkeypatch.setattr(module, "_TELL_EVERY", 60)
     pair = Pair()
+    pair.checkpointer._told = time.monotonic()
     changes = [(b"key", b"value")]
     letter = Rejected(record(17, b"x", 0), [Problem(Reason.NOT_JSON, None, "not JSON")], partial=False)
     first = output(changes=changes)
@@ -209,14 +213,17 @@ async def test_at_least_once_announces_behind_the_state_and_settles_it_in_the_ne
         ("commit",),
         ("plain send", EVENTS),
         ("plain delivered", EVENTS),
-    ]
-    assert await pair.commit(Output(changes={b"key": b"again"}), None) == [
         ("begin",),
+    ]
+    assert pair.calls[-2:] == [("add", CHANGELOG), ("add", TRIPS)]
+    assert pair.checkpointer.unsettled
+    assert await pair.commit(Output(changes={b"key": b"again"}), None) == [
         offset(18),
         ("delivered", TRIPS),
         ("delivered", CHANGELOG),
         ("commit",),
     ]
+    assert not pair.checkpointer.unsettled
     assert await pair.commit(Output(changes={b"key": b"and again"}), 20) == [
         ("begin",),
         offset(20),
@@ -225,12 +232,12 @@ async def test_at_least_once_announces_behind_the_state_and_settles_it_in_the_ne
     ]
 
 
-async def test_at_least_once_an_offset_is_never_ahead_of_announcements():
+async def test_at_least_once_the_offset_goes_along_behind_announcements_now_and_then():
     pair = Pair()
-    await pair.commit(output(changes=[(b"key", b"1")]), 18)
-    assert offset(18) in await pair.commit(output(changes=[(b"key", b"2")]), 25)
-    assert offset(25) in await pair.commit(output(changes=[(b"key", b"3")]), None)  # the timer's
-    assert not [call for call in await pair.commit(Output(changes={b"key": b"4"}), None) if call[0] == "offset"]
+    assert (await pair.commit(output(changes=[(b"key", b"1")]), 18))[-2:] == [("begin",), offset(18)]
+    said = [await pair.commit(output(changes=[(b"key", b"%d" % n)]), n) for n in range(19, 22)]
+    assert not [call for calls in said for call in calls if call[0] == "offset"]
+    assert offset(21) in await pair.commit(Output(changes={b"key": b"3"}), None)  # the timer's
 
 
 async def test_at_least_once_what_the_fence_refuses_is_not_announced():

@@ -67,6 +67,8 @@ class Bench:
         )
         self.partition.start()
 
+    unsettled = False
+
     async def commit(self, output, next_offset):
         standing = output.changes.get(b"k")
         self.commits.append((next_offset, standing and standing.next_offset, standing and standing.next_command))

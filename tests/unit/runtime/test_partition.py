@@ -55,6 +55,8 @@ class Processor:
 
 
 class Checkpointer:
+    unsettled = False
+
     def __init__(self):
         self.commits = []
         self.clocks = []
@@ -77,9 +79,9 @@ class Checkpointer:
 class Bench:
     """A partition and everything around it."""
 
-    def __init__(self, interval=0.01, start=0, processor=None, *, prompt=False):
+    def __init__(self, interval=0.01, start=0, processor=None, checkpointer=None, *, prompt=False):
         self.processor = processor or Processor()
-        self.checkpointer = Checkpointer()
+        self.checkpointer = checkpointer or Checkpointer()
         self.failures = []
         self.observed = []
         self.partition = Partition(
@@ -414,7 +416,7 @@ async def test_lag_is_what_is_not_committed():
 
 
 async def test_while_there_is_much_to_read_checkpoints_are_fewer(monkeypatch):
-    monkeypatch.setattr(module, "_BACKLOG_INTERVAL", 0.3)
+    monkeypatch.setattr(module, "_RARE_INTERVAL", 0.3)
     async with bench() as one:
         one.at_end(end=one.offset + 100_000)
         for key in (b"a", b"b", b"c"):
@@ -444,9 +446,16 @@ class Owing(Processor):
         return output
 
 
+class Unsettled(Checkpointer):
+    async def commit(self, output, next_offset):
+        await super().commit(output, next_offset)
+        self.unsettled = next_offset is not None
+        return 0
+
+
 @asynccontextmanager
 async def prompt(**options):
-    one = Bench(processor=Owing(), prompt=True, **options)
+    one = Bench(processor=Owing(), checkpointer=Unsettled(), prompt=True, **options)
     one.partition.start()
     try:
         yield one
@@ -454,8 +463,9 @@ async def prompt(**options):
         await one.partition.stop()
 
 
-async def test_a_prompt_checkpoint_does_not_wait_for_the_interval_and_the_one_that_settles_it_does():
-    async with prompt(interval=0.3) as one:
+async def test_a_prompt_checkpoint_does_not_wait_and_the_one_that_settles_it_does(monkeypatch):
+    monkeypatch.setattr(module, "_RARE_INTERVAL", 0.3)
+    async with prompt() as one:
         began = time.monotonic()
         one.feed(b"a")
         await asyncio.wait_for(one.checkpointer.begun.wait(), 0.2)
@@ -466,7 +476,7 @@ async def test_a_prompt_checkpoint_does_not_wait_for_the_interval_and_the_one_th
 
 
 async def test_with_a_backlog_there_is_no_hurry(monkeypatch):
-    monkeypatch.setattr(module, "_BACKLOG_INTERVAL", 0.3)
+    monkeypatch.setattr(module, "_RARE_INTERVAL", 0.3)
     async with prompt() as one:
         one.at_end(end=1_000_000)
         one.feed(b"a")

@@ -22,10 +22,13 @@ __all__ = ["CheckpointTaker", "Observer", "Partition", "PartitionProcessor", "Qu
 # second, and some tens of megabytes a worker. Twice as many wait while one is under way; then reading waits.
 _MAX_WAITING: Final = 20_000
 # A partition with so many records to read is late anyway. Its checkpoints are so many seconds apart, at least: each
-# vehicle's state is then written once for several of its records. So are, where checkpoints that announce begin at
-# once, those that do not: nobody waits for them, and one that is under way would hold the next announcement up.
+# vehicle's state is then written once for several of its records.
 _BACKLOG: Final = 4_000
-_RARE_INTERVAL: Final = 1.0
+_BACKLOG_INTERVAL: Final = 1.0
+# Checkpoints that announce begin at once, so many for each interval on average, and so many in a row. At a few
+# announcements a second nobody waits; at many, the brokers have little more to do than with one for each interval.
+_AT_ONCE: Final = 2
+_IN_A_ROW: Final = 10
 # Less than the transaction's own timeout (30 s), so that we say what happened before the coordinator aborts it.
 _CHECKPOINT_TIMEOUT: Final = 25.0
 # So much later than that, it is not the brokers that were slow.
@@ -165,11 +168,12 @@ class Partition:
         processor: its state, restored.
         checkpointer: commits.
         start: the source offset of the first record that is to come.
-        interval: seconds from the first change to its checkpoint.
+        interval: seconds from the first change to its checkpoint; one with announcements begins at once, if there are
+            few of them.
         observer: is told what happens.
         fail: called once with what went wrong, when nothing may go on.
         plan: where it goes on in its commands; None: there are none.
-        prompt: a checkpoint with announcements begins at once, unless there is a backlog.
+        patience: the same for a checkpoint without announcements; None: ``interval``.
     """
 
     def __init__(
@@ -183,7 +187,7 @@ class Partition:
         observer: Observer,
         fail: Callable[[BaseException], None],
         plan: Plan | None = None,
-        prompt: bool = False,
+        patience: float | None = None,
     ) -> None:
         self.number = number
         self.processor = processor
@@ -198,8 +202,11 @@ class Partition:
         self._observer = observer
         self._fail = fail
         self._plan = plan
-        self._prompt = prompt
+        self._patience = interval if patience is None else patience
         self._draining = False
+        self._credit = float(_IN_A_ROW)  # checkpoints that may begin at once, as of then (monotonic)
+        self._credited = time.monotonic()
+        self._soon: asyncio.TimerHandle | None = None  # one is about to
         self._quiet = QuietClock()
         self._clock_written = time.monotonic()
         self._sequence = 0  # of the next batch
@@ -362,8 +369,8 @@ class Partition:
         """The processor has something for a checkpoint."""
         self._settled.clear()
         self._due.set()
-        if self._prompt and self._unread <= _BACKLOG and self.processor.announcing:
-            self._hurry.set()
+        if self.processor.announcing and self._unread <= _BACKLOG:
+            self._announce_soon()
 
     async def drain(self) -> None:
         """Commit what has been applied, and end.
@@ -390,9 +397,8 @@ class Partition:
             while True:
                 await self._due.wait()
                 # Begun late: what comes of the next batches goes along.
-                pause = 0.0 if self._draining else self._pause()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):  # wait_for would lose a cancellation in Python 3.11
+                    async with asyncio.timeout(self._pause()):  # wait_for would lose a cancellation in Python 3.11
                         await self._hurry.wait()
                 await self._checkpoint()
         except Exception as error:  # noqa: BLE001 - whatever it is, what is in memory is not what is committed
@@ -400,9 +406,18 @@ class Partition:
 
     def _pause(self) -> float:
         """Seconds until a checkpoint that nobody is in a hurry for."""
-        if self._prompt or self._unread > _BACKLOG:
-            return max(self._interval, _RARE_INTERVAL)
-        return self._interval
+        if self._draining:
+            return 0.0
+        return max(self._interval, _BACKLOG_INTERVAL) if self._unread > _BACKLOG else self._patience
+
+    def _announce_soon(self) -> None:
+        """Have a checkpoint begin, at once if there were not many of late."""
+        if self._soon is None:
+            now, credit_each = time.monotonic(), self._interval / _AT_ONCE
+            self._credit = min(_IN_A_ROW, self._credit + (now - self._credited) / credit_each) - 1
+            self._credited = now
+            delay = max(0.0, -self._credit * credit_each)
+            self._soon = asyncio.get_running_loop().call_later(delay, self._hurry.set)
 
     async def _checkpoint(self) -> None:
         began, began_at_clock = time.perf_counter(), time.monotonic()
@@ -418,6 +433,9 @@ class Partition:
         self._waiting = 0
         self._taken_since, self._waits_since = self._waits_since, None
         self._hurry.clear()
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         self._room.set()
         if next_offset is not None or _holds_something(output) or self._checkpointer.unsettled:
             try:

@@ -95,6 +95,7 @@ class Worker:
         new_processor: makes an empty processor of a partition.
         partition_count: how many partitions the state is of.
         commit_interval: seconds.
+        patience: seconds from the first change to a checkpoint that announces nothing; None: the same.
         metrics: are told what happens.
         anew: what to do where nothing else helps, for the messages.
         commands: what else comes in, if something does.
@@ -111,6 +112,7 @@ class Worker:
         new_processor: Callable[[], PartitionProcessor],
         partition_count: int,
         commit_interval: float,
+        patience: float | None = None,
         metrics: WorkerMetrics,
         anew: str = START_ANEW,
         commands: Commands | None = None,
@@ -132,6 +134,7 @@ class Worker:
         self._fences = fences
         self._new_processor = new_processor
         self._commit_interval = commit_interval
+        self._patience = patience
         self._partition_count = partition_count
         self._generation: int | None = None
         self._consumer: BatchConsumer | None = None
@@ -302,7 +305,7 @@ class Worker:
                 observer=self.metrics,
                 fail=self.fail,
                 plan=self._plans.get(number),
-                prompt=self._fenced[number].plain is not None,
+                patience=self._patience,
             )
             for number, processor in processors.items()
         }

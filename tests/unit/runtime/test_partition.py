@@ -79,7 +79,7 @@ class Checkpointer:
 class Bench:
     """A partition and everything around it."""
 
-    def __init__(self, interval=0.01, start=0, processor=None, checkpointer=None, *, prompt=False):
+    def __init__(self, interval=0.01, start=0, processor=None, checkpointer=None, patience=None):
         self.processor = processor or Processor()
         self.checkpointer = checkpointer or Checkpointer()
         self.failures = []
@@ -94,7 +94,7 @@ class Bench:
                 batch=lambda *args: self.observed.append(args), checkpoint=lambda *args: self.observed.append(args)
             ),
             fail=self.failures.append,
-            prompt=prompt,
+            patience=patience,
         )
         self.sequence = 0
         self.offset = start
@@ -416,7 +416,7 @@ async def test_lag_is_what_is_not_committed():
 
 
 async def test_while_there_is_much_to_read_checkpoints_are_fewer(monkeypatch):
-    monkeypatch.setattr(module, "_RARE_INTERVAL", 0.3)
+    monkeypatch.setattr(module, "_BACKLOG_INTERVAL", 0.3)
     async with bench() as one:
         one.at_end(end=one.offset + 100_000)
         for key in (b"a", b"b", b"c"):
@@ -454,8 +454,8 @@ class Unsettled(Checkpointer):
 
 
 @asynccontextmanager
-async def prompt(**options):
-    one = Bench(processor=Owing(), checkpointer=Unsettled(), prompt=True, **options)
+async def announcing(**options):
+    one = Bench(processor=Owing(), checkpointer=Unsettled(), **options)
     one.partition.start()
     try:
         yield one
@@ -463,9 +463,8 @@ async def prompt(**options):
         await one.partition.stop()
 
 
-async def test_a_prompt_checkpoint_does_not_wait_and_the_one_that_settles_it_does(monkeypatch):
-    monkeypatch.setattr(module, "_RARE_INTERVAL", 0.3)
-    async with prompt() as one:
+async def test_a_checkpoint_that_announces_begins_at_once_and_the_one_that_settles_it_has_patience():
+    async with announcing(interval=60, patience=0.3) as one:
         began = time.monotonic()
         one.feed(b"a")
         await asyncio.wait_for(one.checkpointer.begun.wait(), 0.2)
@@ -475,9 +474,23 @@ async def test_a_prompt_checkpoint_does_not_wait_and_the_one_that_settles_it_doe
         assert one.commits == [({b"a": b"1"}, 1), ({b"settled": b""}, None)]
 
 
+async def test_of_many_checkpoints_that_announce_the_last_ones_wait(monkeypatch):
+    monkeypatch.setattr(module, "_IN_A_ROW", 2)
+    async with announcing(interval=0.6, patience=60) as one:
+        for number in range(1, 4):
+            one.checkpointer.begun.clear()
+            one.feed(b"a")
+            if number == 3:
+                await asyncio.sleep(0.1)
+                assert len(one.commits) == 2
+            await asyncio.wait_for(one.checkpointer.begun.wait(), 0.5)
+            await asyncio.sleep(0)
+        assert [offset for _, offset in one.commits] == [1, 2, 3]
+
+
 async def test_with_a_backlog_there_is_no_hurry(monkeypatch):
-    monkeypatch.setattr(module, "_RARE_INTERVAL", 0.3)
-    async with prompt() as one:
+    monkeypatch.setattr(module, "_BACKLOG_INTERVAL", 0.3)
+    async with announcing() as one:
         one.at_end(end=1_000_000)
         one.feed(b"a")
         await asyncio.sleep(0.1)
@@ -488,7 +501,7 @@ async def test_with_a_backlog_there_is_no_hurry(monkeypatch):
 
 
 async def test_draining_settles_what_is_owed_at_once():
-    async with prompt(interval=60) as one:
+    async with announcing(interval=60) as one:
         one.feed(b"a")
         await asyncio.wait_for(one.partition.drain(), 2)
         assert one.partition.settled

@@ -165,7 +165,7 @@ def unpack_outbox(content: bytes) -> list[Announcement]:
     """The inverse of :func:`pack_outbox`, of one page."""
     unpacker = msgpack.Unpacker(max_buffer_size=0)
     unpacker.feed(content)
-    announcements = [Announcement(*fields) for fields in unpacker]
-    for one in announcements:
-        one.trips_record = TripsRecord(one.trips_record)
-    return announcements
+    return [
+        Announcement(vehicle, trip, event, event_id, revision, time_ms, traceparent, payload, TripsRecord(trips_record))
+        for vehicle, trip, event, event_id, revision, time_ms, traceparent, payload, trips_record in unpacker
+    ]

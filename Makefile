@@ -8,6 +8,8 @@ UV_VERSION := 0.13.8
 # Passed on to the command behind the target: make demo ARGS="--json", make test ARGS="tests/unit -x".
 ARGS ?=
 
+# What the workers of make faults promise: exactly_once or at_least_once.
+GUARANTEE ?= exactly_once
 # The seed of make faults. None: another one each time; it is printed.
 SEED ?=
 
@@ -30,8 +32,8 @@ demo: | $(UV)  ## a local Kafka, a worker, and the trips of the recorded drives;
 test: | $(UV)  ## the whole test suite, on a real Kafka; two processes share it
 	$(UV) run pytest -n 2 --dist loadfile $(ARGS)
 
-faults: | $(UV)  ## all faults on real brokers (some 35 minutes), and a table; SEED=… repeats a run
-	TRIPS_TEST_FAULTS=all TRIPS_TEST_SEED=$(SEED) $(UV) run pytest tests/faults -n 3 --dist worksteal $(ARGS)
+faults: | $(UV)  ## all faults on real brokers (some 35 minutes), and a table; SEED=… repeats a run, GUARANTEE=at_least_once
+	TRIPS_TEST_FAULTS=all TRIPS_TEST_SEED=$(SEED) TRIPS_TEST_GUARANTEE=$(GUARANTEE) $(UV) run pytest tests/faults -n 3 --dist worksteal $(ARGS)
 
 compare: | $(UV)  ## this project beside others that do its job: a table; ARGS="--rounds 1"
 	$(UV) run python benchmarks/compare.py $(ARGS)

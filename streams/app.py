@@ -73,6 +73,9 @@ _STOP_TIMEOUT: Final = 25.0
 # Without an answer for so long, or not ready, we ask the brokers whether they refuse us (seconds). Twice: nobody ends
 # because of a moment.
 _LOOK_EVERY: Final = 5.0
+# With at_least_once nobody waits for a checkpoint that announces nothing, and one that is under way holds the next
+# announcement up (seconds).
+_PATIENCE: Final = 1.0
 # A transaction that is abandoned holds read-committed readers up for so long, unless a successor ends it before.
 _TRANSACTION_TIMEOUT_MS: Final = 30_000
 
@@ -86,10 +89,11 @@ def build_app(settings: Settings, cluster: Cluster, new_processor: NewProcessor 
         new_processor: makes the empty processor of a partition, if not the one that tells trips.
     """
     topics, client, rules = settings.topics, settings.client(), settings.rules()
+    at_least_once = settings.processing_guarantee == "at_least_once"
     reader = Reader(max_clock_skew_ms=settings.max_clock_skew_ms)  # one: it remembers timestamps that it has parsed
 
     def new_trips_processor() -> Processor:
-        return Processor(rules, reader)
+        return Processor(rules, reader, outbox=at_least_once)
 
     worker = Worker(
         topics=topics,
@@ -107,10 +111,11 @@ def build_app(settings: Settings, cluster: Cluster, new_processor: NewProcessor 
         client=client,
         consumer_settings=consumer_settings(settings, client, settings.application_id)
         | {"value_deserializer": as_fetched},
-        fences=Fences(settings.application_id, producer_settings(client)),
+        fences=Fences(settings.application_id, producer_settings(client), with_plain=at_least_once),
         new_processor=new_processor or new_trips_processor,
         partition_count=cluster.partitions,
         commit_interval=settings.commit_interval_s,
+        patience=max(settings.commit_interval_s, _PATIENCE) if at_least_once else None,
         metrics=Metrics(),
         commands=Commands(topics.commands, client) if new_processor is None else None,
     )

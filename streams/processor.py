@@ -20,7 +20,18 @@ from streams.telemetry.reader import Problem, Reader, Reason
 from streams.trips.content import iso
 from streams.trips.rules import Rules
 from streams.trips.samples import FLOW_ID_BIT, Property
-from streams.trips.state import CLOCK_KEY, BrokenStateError, open_value, pack_clock, seal_value, unpack_clock
+from streams.trips.state import (
+    CLOCK_KEY,
+    OUTBOX,
+    BrokenStateError,
+    open_value,
+    outbox_key,
+    pack_clock,
+    pack_outbox,
+    seal_value,
+    unpack_clock,
+    unpack_outbox,
+)
 from streams.trips.vehicle import Outcome, StoredVehicle, Vehicle
 
 __all__ = ["Counts", "Processor"]
@@ -72,6 +83,7 @@ class Processor:
         rules: by which trips are told.
         reader: turns records into samples.
         offline: there is no Kafka: announcements take their time from the samples.
+        outbox: announcements are delivered after the state: until the next take they are part of it.
 
     Attributes:
         clock: epoch ms; the newest Kafka timestamp read so far, or as advanced.
@@ -79,17 +91,22 @@ class Processor:
         counts: running totals.
         open_trips: how many vehicles have a trip that is on.
         state_bytes: bytes of stored state that the vehicles take, keys and frames apart.
+        owed: announcements in the outbox as of the last take.
     """
 
-    def __init__(self, rules: Rules, reader: Reader, *, offline: bool = False) -> None:
+    def __init__(self, rules: Rules, reader: Reader, *, offline: bool = False, outbox: bool = False) -> None:
         self.rules = rules
         self.clock = 0
         self.standing = Standing()
         self.counts = Counts()
         self.open_trips = 0
         self.state_bytes = 0
+        self.owed = 0
         self._reader = reader
         self._offline = offline
+        self._outbox = outbox
+        self._pages: list[bytes] = []  # of the outbox, as stored: their keys
+        self._restored_pages: dict[bytes, bytes] = {}
         self._awake: dict[str, Vehicle] = {}
         self._resting: dict[str, bytes] = {}  # StoredVehicle.pack(): one object for each of what may be many
         self._changed: dict[str, Vehicle] = {}
@@ -257,7 +274,10 @@ class Processor:
         self._touch_clock = True
 
     def take(self) -> Output:
-        """What has come about since the last time, for one checkpoint, with each changed state value once."""
+        """What has come about since the last time, for one checkpoint, with each changed state value once.
+
+        With an outbox: what was taken before this has been delivered, or nobody may go on.
+        """
         output, self._output = self._output, Output()
         changes = output.changes
         for vehicle in self._changed.values():
@@ -268,10 +288,25 @@ class Processor:
             vehicle.counted_size = size
         self._changed.clear()
         changes.update(self._put_to_rest())
+        changes.update(self._owe(output.announcements))
         if changes or self._touch_clock:
             changes[CLOCK_KEY] = seal_value(CLOCK_KEY, pack_clock(self.clock, self._stored, self.standing))
             self._touch_clock = False
         return output
+
+    def _owe(self, announcements: list[Announcement]) -> dict[bytes, bytes | None]:
+        """Make the outbox hold these announcements, and no others."""
+        contents = pack_outbox(announcements) if self._outbox else []
+        changes: dict[bytes, bytes | None] = dict.fromkeys(self._pages)
+        self._pages = [outbox_key(number) for number in range(len(contents))]
+        changes |= {key: seal_value(key, content) for key, content in zip(self._pages, contents, strict=True)}
+        self.owed = len(announcements) if self._outbox else 0
+        return changes
+
+    @property
+    def announcing(self) -> bool:
+        """The next :meth:`take` has announcements."""
+        return bool(self._output.announcements)
 
     @property
     def vehicles(self) -> int:
@@ -295,6 +330,9 @@ class Processor:
             if place is None and key == CLOCK_KEY and opened:
                 clock, self._said_stored, self.standing = unpack_clock(opened)
                 self.clock = max(self.clock, clock)
+                continue
+            if kind == OUTBOX:
+                self._restored_pages[key] = opened
                 continue
             if place is None and kind not in _NUMBERED:
                 raise StateError(f"the record with key {key!r} is of no kind that this program knows")
@@ -331,6 +369,11 @@ class Processor:
             self.state_bytes += len(packed)
             self._set_alarm(vehicle_id, wake_at)
         self._restoring = {}
+        # What was owed is announced again, before anything new.
+        self._pages = sorted(key for key, content in self._restored_pages.items() if content)
+        self._output.announcements = [one for key in self._pages for one in unpack_outbox(self._restored_pages[key])]
+        self.owed = len(self._output.announcements)
+        self._restored_pages = {}
 
     def _vehicle(self, vehicle_id: str) -> Vehicle:
         vehicle = self._awake.get(vehicle_id)

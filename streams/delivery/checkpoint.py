@@ -1,6 +1,7 @@
 """The checkpoint: everything that a source partition puts out, its changed state and its offset, in one transaction.
 
-In which order, and why, stands in :func:`transact`, and nowhere else.
+In which order, and why, stands in :func:`transact`, and nowhere else. With ``at_least_once`` announcements are not part
+of it: :mod:`streams.delivery.at_least_once`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,21 @@ if TYPE_CHECKING:
 
     from aiokafka import AIOKafkaProducer
 
-    from streams.records import Output
+    from streams.records import Announcement, Output
 
-__all__ = ["BATCH_BYTES", "OFFSET_MARK", "Checkpointer", "Destinations", "partition_for", "transact"]
+__all__ = [
+    "BATCH_BYTES",
+    "OFFSET_MARK",
+    "Batches",
+    "Checkpointer",
+    "Destinations",
+    "Messages",
+    "begin",
+    "deliver",
+    "partition_for",
+    "state_bytes",
+    "transact",
+]
 
 BATCH_BYTES: Final = 512 * 1024
 """The largest batch that we make: half of the least that a broker takes (1 MiB). 16 KiB, the default, is slow."""
@@ -33,6 +46,11 @@ OFFSET_MARK: Final = "state:2"
 set by somebody else, or by a version from before state format 2."""
 
 _HASH_MASK: Final = 0x7FFFFFFF
+
+Messages = defaultdict[TopicPartition, list[Message]]
+"""Records by topic and partition."""
+Batches = dict[TopicPartition, list[Any]]
+"""The same in aiokafka's batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +102,13 @@ class Checkpointer:
         destinations: the topics.
     """
 
+    unsettled = False
+    """Another checkpoint has to follow, also if nothing comes in."""
+
     def __init__(self, producer: AIOKafkaProducer, partition: int, destinations: Destinations) -> None:
         self._producer = producer
         self._to = destinations
+        self._group = destinations.application_id
         self._source = Source(destinations.telemetry, partition)
         self._ce_source = f"/ignition-trips/{destinations.application_id}".encode()
 
@@ -104,23 +126,35 @@ class Checkpointer:
         Raises:
             KafkaError, AssertionError, InternalError: nothing is committed, and the producer is of no use any more.
         """
-        batches = await self._batches(output)
-        offsets = None
-        if next_offset is not None:
-            offsets = {TopicPartition(*self._source): OffsetAndMetadata(next_offset, OFFSET_MARK)}
-        await transact(self._producer, batches, offsets, self._to.application_id)
-        return sum(len(key) + len(value or b"") for key, value in output.changes.items())
+        await transact(self._producer, await self._batches(output), self._offsets(next_offset), self._group)
+        return state_bytes(output)
 
-    async def _batches(self, output: Output) -> dict[TopicPartition, Sequence[Any]]:
+    def _offsets(self, next_offset: int | None) -> Mapping[TopicPartition, OffsetAndMetadata] | None:
+        if next_offset is None:
+            return None
+        return {TopicPartition(*self._source): OffsetAndMetadata(next_offset, OFFSET_MARK)}
+
+    async def _batches(self, output: Output) -> Batches:
         """The records by topic and partition, in aiokafka's batches (a future for each record would be slow)."""
-        to, messages = self._to, defaultdict[TopicPartition, list[Message]](list)
-        if output.announcements:
-            events, trips = await self._partitions(to.events), await self._partitions(to.trips)
-            for announcement in output.announcements:
+        events, trips = await self._announced(output.announcements)
+        messages = events | trips | await self._letters(output) | self._state(output)
+        return self._built(self._producer, messages)
+
+    async def _announced(self, announcements: Sequence[Announcement]) -> tuple[Messages, Messages]:
+        """Announcements, and what they do to the records of their trips."""
+        to, events, trips = self._to, Messages(list), Messages(list)
+        if announcements:
+            event_places, trip_places = await self._partitions(to.events), await self._partitions(to.trips)
+            for announcement in announcements:
                 event, trip = announcement_messages(announcement, self._ce_source, self._source.partition)
-                messages[self._place(to.events, event.key, events)].append(event)
+                events[self._place(to.events, event.key, event_places)].append(event)
                 if trip is not None:
-                    messages[self._place(to.trips, trip.key, trips)].append(trip)
+                    trips[self._place(to.trips, trip.key, trip_places)].append(trip)
+        return events, trips
+
+    async def _letters(self, output: Output) -> Messages:
+        """Dead letters and late records."""
+        to, messages = self._to, Messages(list)
         if output.rejected:
             partitions = await self._partitions(to.dead_letters)
             for rejected in output.rejected:
@@ -132,10 +166,15 @@ class Checkpointer:
             for late in output.late:
                 letter = late_letter(late, self._source, to.max_bytes[to.late])
                 messages[self._place(to.late, late.record.key, partitions)].append(letter)
+        return messages
+
+    def _state(self, output: Output) -> Messages:
+        """Changed state."""
+        messages = Messages(list)
         if output.changes:
-            changelog = TopicPartition(to.changelog, self._source.partition)
+            changelog = TopicPartition(self._to.changelog, self._source.partition)
             messages[changelog] = [Message(key, value, []) for key, value in output.changes.items()]
-        return {place: self._builders(place, some) for place, some in messages.items()}
+        return messages
 
     async def _partitions(self, topic: str) -> int:
         return len(await self._producer.partitions_for(topic))
@@ -143,21 +182,24 @@ class Checkpointer:
     def _place(self, topic: str, key: bytes | None, partitions: int) -> TopicPartition:
         return TopicPartition(topic, partition_for(key, partitions, self._source.partition))
 
-    def _builders(self, place: TopicPartition, messages: Iterable[Message]) -> list[Any]:
+    def _built(self, producer: AIOKafkaProducer, messages: Messages) -> Batches:
+        return {place: self._builders(producer, place, some) for place, some in messages.items()}
+
+    def _builders(self, producer: AIOKafkaProducer, place: TopicPartition, messages: Iterable[Message]) -> list[Any]:
         # The producer makes batches of up to 512 KiB; a topic may take less. Adding sizes up is for those only.
         most = self._to.max_bytes.get(place.topic, BATCH_BYTES)
         limit = most if most < BATCH_BYTES else None
-        builders = [self._producer.create_batch()]
+        builders = [producer.create_batch()]
         filled = 0
         for key, value, headers in messages:
             size = batch_size(key, value, headers) if limit is not None else 0
             if limit is not None and filled and filled + size > limit:
-                builders.append(self._producer.create_batch())
+                builders.append(producer.create_batch())
                 filled = 0
             filled += size
             if builders[-1].append(timestamp=None, key=key, value=value, headers=headers) is None:
                 filled = size
-                builders.append(self._producer.create_batch())
+                builders.append(producer.create_batch())
                 if builders[-1].append(timestamp=None, key=key, value=value, headers=headers) is None:
                     raise InternalError(f"A record for {place.topic} does not fit into a batch of its own.")
         return builders
@@ -168,43 +210,78 @@ async def transact(
     batches: Mapping[TopicPartition, Sequence[Any]],
     offsets: Mapping[TopicPartition, OffsetAndMetadata] | None,
     group: str,
+    *,
+    begun: bool = False,
 ) -> None:
     """Send records and commit offsets in one transaction.
 
     Args:
-        producer: transactional, started, and without an open transaction.
+        producer: transactional, started, and without an open transaction (unless begun).
         batches: aiokafka's batches, made by this producer, in order for each partition.
         offsets: to be committed with the records; None: none.
         group: the consumer group whose offsets they are.
+        begun: the transaction is open: :func:`begin`.
 
     Raises:
         KafkaError, AssertionError: nothing is committed, and the producer is of no use any more.
     """
     # 1. Begin. Only now, when everything is ready to be sent: nothing is open between checkpoints, so that a
     #    worker that is killed seldom leaves a transaction behind, which would hold read-committed readers up.
-    await producer.begin_transaction()
-
     # 2. Add all partitions at once. While the transaction coordinator still writes down a change of the
     #    transaction, a broker answers a produce request with NotEnoughReplicas (it verifies that the partition is
     #    part of the transaction, KIP-890), and the retry costs 100 ms.
-    for topic_partition in batches:
-        producer._txn_manager.maybe_add_partition_to_txn(topic_partition)  # noqa: SLF001 - no public way to it
+    if begun:
+        _add(producer, batches)
+    else:
+        await begin(producer, batches)
 
     # 3. Add the offset, for the same reason before the records.
     if offsets is not None:
         await producer.send_offsets_to_transaction(offsets, group)
 
-    # 4. Send the records; partitions side by side, the batches of one in order.
-    deliveries = await asyncio.gather(*(_send(producer, place, builders) for place, builders in batches.items()))
+    # 4. Send the records, and await every delivery. aiokafka commits a transaction although one of its batches has
+    #    failed.
+    await deliver(producer, batches)
 
-    # 5. Await every delivery. aiokafka commits a transaction although one of its batches has failed.
+    # 5. Commit. From here on it is visible, and the offset stands behind what it led to.
+    await producer.commit_transaction()
+
+
+async def begin(producer: AIOKafkaProducer, places: Iterable[TopicPartition]) -> None:
+    """Open a transaction, and have partitions added to it: that is not waited for.
+
+    Raises:
+        KafkaError, AssertionError: the producer is of no use any more.
+    """
+    await producer.begin_transaction()
+    _add(producer, places)
+
+
+def _add(producer: AIOKafkaProducer, places: Iterable[TopicPartition]) -> None:
+    for place in places:
+        producer._txn_manager.maybe_add_partition_to_txn(place)  # noqa: SLF001 - no public way to it
+
+
+async def deliver(producer: AIOKafkaProducer, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
+    """Send records, partitions side by side, the batches of one in order; and wait until they are delivered.
+
+    Args:
+        producer: started.
+        batches: as of :func:`transact`.
+
+    Raises:
+        KafkaError: some of them are not, perhaps.
+    """
+    deliveries = await asyncio.gather(*(_send(producer, place, builders) for place, builders in batches.items()))
     results = await asyncio.gather(*(one for some in deliveries for one in some), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
 
-    # 6. Commit. From here on it is visible, and the offset stands behind what it led to.
-    await producer.commit_transaction()
+
+def state_bytes(output: Output) -> int:
+    """How many bytes of state an output has, keys and values."""
+    return sum(len(key) + len(value or b"") for key, value in output.changes.items())
 
 
 async def _send(

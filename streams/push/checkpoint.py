@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
-from aiokafka.structs import TopicPartition
 
-from streams.delivery.checkpoint import Checkpointer
+from streams.delivery.checkpoint import Batches, Checkpointer, Messages
 from streams.delivery.messages import Message, batch_size
 from streams.push.processor import PushOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from aiokafka import AIOKafkaProducer
 
@@ -52,17 +50,17 @@ class PushCheckpointer(Checkpointer):
         self._committed(output)
         return size
 
-    async def _batches(self, output: Output) -> dict[TopicPartition, Sequence[Any]]:
+    async def _batches(self, output: Output) -> Batches:
         assert isinstance(output, PushOutput)  # noqa: S101
         batches = await super()._batches(output)
         if output.letters:
             to = self._to.dead_letters
             partitions = await self._partitions(to)
-            messages = defaultdict[TopicPartition, list[Message]](list)
+            messages = Messages(list)
             for letter in output.letters:
                 message = dead_letter(letter, self._source.partition, self._to.max_bytes[to])
                 messages[self._place(to, message.key, partitions)].append(message)
-            batches |= {place: self._builders(place, some) for place, some in messages.items()}
+            batches |= self._built(self._producer, messages)
         return batches
 
 

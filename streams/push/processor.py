@@ -202,6 +202,8 @@ class PushProcessor:
     ) -> None:
         self.clock = 0
         self.open_trips = 0
+        self.owed = 0
+        self.announcing = False
         self.standing = Standing()
         self.counts = Counts()
         self.counted = (0, 0, 0)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from aiokafka import AIOKafkaProducer
+from aiokafka.producer import sender
 
 from streams.errors import ClusterError
 
@@ -25,6 +26,9 @@ _log = structlog.get_logger(__name__)
 # aiokafka goes on asking for a producer id for ever; a broker that restarts is back within this, in seconds.
 _OPEN_TIMEOUT: Final = 60.0
 _CLOSE_TIMEOUT: Final = 10.0
+# How long aiokafka waits before it asks again for a transaction while the one before is being finished: that takes the
+# coordinator some milliseconds, and aiokafka waits for 20.
+sender.BACKOFF_OVERRIDE = 0.005
 
 
 class Fence:
@@ -32,12 +36,16 @@ class Fence:
 
     Attributes:
         producer: started.
+        plain: one without transactions, the same for all partitions; None: none is needed.
         unbroken: nobody else has had the right since our last fence of this partition, so that what we know of the
             partition is still true.
     """
 
-    def __init__(self, producer: AIOKafkaProducer, previous: tuple[int, int] | None) -> None:
+    def __init__(
+        self, producer: AIOKafkaProducer, previous: tuple[int, int] | None, plain: AIOKafkaProducer | None = None
+    ) -> None:
         self.producer = producer
+        self.plain = plain
         manager = producer._txn_manager  # noqa: SLF001 - no public way to it
         self.identity: tuple[int, int] = (manager.producer_id, manager.producer_epoch)
         # Each opening raises the epoch by one.
@@ -50,11 +58,15 @@ class Fences:
     Args:
         application_id: the first part of each transactional id; the second is the partition.
         settings: keyword arguments for each producer.
+        with_plain: open a producer without transactions beside them. It is renewed when they are, so that nothing that
+            it has not delivered by then is delivered in the name of another assignment.
     """
 
-    def __init__(self, application_id: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, application_id: str, settings: Mapping[str, Any], *, with_plain: bool = False) -> None:
         self._application_id = application_id
         self._settings = settings
+        self._with_plain = with_plain
+        self._plain: AIOKafkaProducer | None = None
         self._open: dict[int, Fence] = {}
         self._identities: dict[int, tuple[int, int]] = {}
 
@@ -72,30 +84,34 @@ class Fences:
             partition: AIOKafkaProducer(transactional_id=f"{self._application_id}-{partition}", **self._settings)
             for partition in sorted(partitions)
         }
+        plain = AIOKafkaProducer(enable_idempotence=True, **self._settings) if self._with_plain else None
+        opened = [*producers.values(), *([] if plain is None else [plain])]
         try:
             async with asyncio.timeout(_OPEN_TIMEOUT), asyncio.TaskGroup() as group:
-                for producer in producers.values():
+                for producer in opened:
                     group.create_task(producer.start())
         except TimeoutError:
-            await _stop(producers.values())
+            await _stop(opened)
             raise ClusterError(
                 f"The Kafka brokers did not open the transactional producers of partitions {sorted(producers)} within "
                 f"{_OPEN_TIMEOUT:.0f} s. Look at the brokers' transaction coordinator (__transaction_state)."
             ) from None
         except BaseExceptionGroup as group_error:
-            await _stop(producers.values())
+            await _stop(opened)
             raise group_error.exceptions[0] from None
         except BaseException:
-            await _stop(producers.values())
+            await _stop(opened)
             raise
-        self._open = {number: Fence(one, self._identities.get(number)) for number, one in producers.items()}
+        self._plain = plain
+        self._open = {number: Fence(one, self._identities.get(number), plain) for number, one in producers.items()}
         self._identities |= {number: fence.identity for number, fence in self._open.items()}
         return dict(self._open)
 
     async def close(self) -> None:
         """Close all producers. A transaction that is open stays open, until the next owner ends it."""
         fences, self._open = self._open, {}
-        await _stop(fence.producer for fence in fences.values())
+        plain, self._plain = self._plain, None
+        await _stop([*(fence.producer for fence in fences.values()), *([] if plain is None else [plain])])
 
 
 async def _stop(producers: Iterable[AIOKafkaProducer]) -> None:

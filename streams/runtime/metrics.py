@@ -152,6 +152,11 @@ class _Gauges(Collector):
         )
         processors: list[Any] = [partition.processor for partition in partitions]
         yield _gauge("trips_vehicles", "Vehicles with state.", sum(one.vehicles for one in processors))
+        yield _gauge(
+            "trips_owed_announcements",
+            "With at_least_once: announcements of the last checkpoints, until the state says that they are delivered.",
+            sum(one.owed for one in processors),
+        )
         yield _gauge("trips_open_trips", "Trips that are on.", sum(one.open_trips for one in processors))
         yield _gauge("trips_state_bytes", "State of all vehicles.", sum(one.state_bytes for one in processors))
 

@@ -25,6 +25,10 @@ _MAX_WAITING: Final = 20_000
 # vehicle's state is then written once for several of its records.
 _BACKLOG: Final = 4_000
 _BACKLOG_INTERVAL: Final = 1.0
+# Checkpoints that announce begin at once, so many for each interval on average, and so many in a row. At a few
+# announcements a second nobody waits; at many, the brokers have little more to do than with one for each interval.
+_AT_ONCE: Final = 2
+_IN_A_ROW: Final = 10
 # Less than the transaction's own timeout (30 s), so that we say what happened before the coordinator aborts it.
 _CHECKPOINT_TIMEOUT: Final = 25.0
 # So much later than that, it is not the brokers that were slow.
@@ -40,6 +44,9 @@ class PartitionProcessor(Protocol):
 
     clock: int
     open_trips: int
+    owed: int
+    """Announcements that are part of the state, because it is stored before they are delivered: as of the last take or,
+    before the first one, as restored. The next take has the state without them."""
     standing: Standing
     """Stored with the clock, and given back by :meth:`restore`. What it says is the runtime's."""
 
@@ -54,6 +61,10 @@ class PartitionProcessor(Protocol):
     @property
     def state_bytes(self) -> int:
         """How much it is."""
+
+    @property
+    def announcing(self) -> bool:
+        """The next take has announcements."""
 
     def process(self, records: Iterable[Record]) -> None:
         """Apply a batch."""
@@ -79,6 +90,9 @@ class PartitionProcessor(Protocol):
 
 class CheckpointTaker(Protocol):
     """What commits the checkpoints: :class:`streams.delivery.checkpoint.Checkpointer`."""
+
+    unsettled: bool
+    """Another checkpoint has to follow, also if nothing comes in."""
 
     async def commit(self, output: Output, next_offset: int | None) -> int:
         """Deliver all or nothing; how many bytes of state it was."""
@@ -154,10 +168,12 @@ class Partition:
         processor: its state, restored.
         checkpointer: commits.
         start: the source offset of the first record that is to come.
-        interval: seconds from the first change to its checkpoint.
+        interval: seconds from the first change to its checkpoint; one with announcements begins at once, if there are
+            few of them.
         observer: is told what happens.
         fail: called once with what went wrong, when nothing may go on.
         plan: where it goes on in its commands; None: there are none.
+        patience: the same for a checkpoint without announcements; None: ``interval``.
     """
 
     def __init__(
@@ -171,6 +187,7 @@ class Partition:
         observer: Observer,
         fail: Callable[[BaseException], None],
         plan: Plan | None = None,
+        patience: float | None = None,
     ) -> None:
         self.number = number
         self.processor = processor
@@ -185,6 +202,11 @@ class Partition:
         self._observer = observer
         self._fail = fail
         self._plan = plan
+        self._patience = interval if patience is None else patience
+        self._draining = False
+        self._credit = float(_IN_A_ROW)  # checkpoints that may begin at once, as of then (monotonic)
+        self._credited = time.monotonic()
+        self._soon: asyncio.TimerHandle | None = None  # one is about to
         self._quiet = QuietClock()
         self._clock_written = time.monotonic()
         self._sequence = 0  # of the next batch
@@ -220,6 +242,8 @@ class Partition:
         """Begin to take checkpoints."""
         self._task = asyncio.create_task(self._run(), name=f"checkpoints of partition {self.number}")
         self._release_at(self._expected)
+        if self.processor.owed:  # by whoever had it before
+            self.changed()
 
     def command(self, records: Sequence[Record]) -> None:
         """Carry out commands, the next ones of this partition; or hold them with those that are held."""
@@ -345,6 +369,8 @@ class Partition:
         """The processor has something for a checkpoint."""
         self._settled.clear()
         self._due.set()
+        if self.processor.announcing and self._unread <= _BACKLOG:
+            self._announce_soon()
 
     async def drain(self) -> None:
         """Commit what has been applied, and end.
@@ -357,6 +383,7 @@ class Partition:
                 # Whoever comes next goes on from this clock, or a partition that moves often would never see a timer.
                 self.processor.touch_clock()
                 self.changed()
+            self._draining = True
             self._hurry.set()
             settled = asyncio.ensure_future(self._settled.wait())
             try:
@@ -370,13 +397,27 @@ class Partition:
             while True:
                 await self._due.wait()
                 # Begun late: what comes of the next batches goes along.
-                pause = max(self._interval, _BACKLOG_INTERVAL) if self._unread > _BACKLOG else self._interval
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):  # wait_for would lose a cancellation in Python 3.11
+                    async with asyncio.timeout(self._pause()):  # wait_for would lose a cancellation in Python 3.11
                         await self._hurry.wait()
                 await self._checkpoint()
         except Exception as error:  # noqa: BLE001 - whatever it is, what is in memory is not what is committed
             self._fail(error)
+
+    def _pause(self) -> float:
+        """Seconds until a checkpoint that nobody is in a hurry for."""
+        if self._draining:
+            return 0.0
+        return max(self._interval, _BACKLOG_INTERVAL) if self._unread > _BACKLOG else self._patience
+
+    def _announce_soon(self) -> None:
+        """Have a checkpoint begin, at once if there were not many of late."""
+        if self._soon is None:
+            now, credit_each = time.monotonic(), self._interval / _AT_ONCE
+            self._credit = min(_IN_A_ROW, self._credit + (now - self._credited) / credit_each) - 1
+            self._credited = now
+            delay = max(0.0, -self._credit * credit_each)
+            self._soon = asyncio.get_running_loop().call_later(delay, self._hurry.set)
 
     async def _checkpoint(self) -> None:
         began, began_at_clock = time.perf_counter(), time.monotonic()
@@ -392,8 +433,11 @@ class Partition:
         self._waiting = 0
         self._taken_since, self._waits_since = self._waits_since, None
         self._hurry.clear()
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         self._room.set()
-        if next_offset is not None or _holds_something(output):
+        if next_offset is not None or _holds_something(output) or self._checkpointer.unsettled:
             try:
                 async with asyncio.timeout(_CHECKPOINT_TIMEOUT):
                     state_bytes = await self._checkpointer.commit(output, next_offset)
@@ -403,6 +447,8 @@ class Partition:
             self._reached = self._reached if next_offset is None else next_offset
             if output.changes:
                 self._clock_written = time.monotonic()
+        if self._checkpointer.unsettled:
+            self.changed()
         self._taken_since = None
         if not self._due.is_set():
             self._settled.set()

@@ -20,6 +20,7 @@ from aiokafka.structs import TopicPartition
 from faust.app.base import BootStrategy
 from yarl import URL
 
+from streams.delivery.at_least_once import AtLeastOnceCheckpointer
 from streams.delivery.checkpoint import OFFSET_MARK, Checkpointer
 from streams.errors import ClusterError, InternalError, StateError, TripsError
 from streams.runtime.batches import BatchSchema, BatchTransport
@@ -94,6 +95,7 @@ class Worker:
         new_processor: makes an empty processor of a partition.
         partition_count: how many partitions the state is of.
         commit_interval: seconds.
+        patience: seconds from the first change to a checkpoint that announces nothing; None: the same.
         metrics: are told what happens.
         anew: what to do where nothing else helps, for the messages.
         commands: what else comes in, if something does.
@@ -110,6 +112,7 @@ class Worker:
         new_processor: Callable[[], PartitionProcessor],
         partition_count: int,
         commit_interval: float,
+        patience: float | None = None,
         metrics: WorkerMetrics,
         anew: str = START_ANEW,
         commands: Commands | None = None,
@@ -131,6 +134,7 @@ class Worker:
         self._fences = fences
         self._new_processor = new_processor
         self._commit_interval = commit_interval
+        self._patience = patience
         self._partition_count = partition_count
         self._generation: int | None = None
         self._consumer: BatchConsumer | None = None
@@ -301,6 +305,7 @@ class Worker:
                 observer=self.metrics,
                 fail=self.fail,
                 plan=self._plans.get(number),
+                patience=self._patience,
             )
             for number, processor in processors.items()
         }
@@ -318,6 +323,8 @@ class Worker:
 
     def checkpointer(self, fence: Fence, number: int) -> CheckpointTaker:
         """What commits the checkpoints of a partition."""
+        if fence.plain is not None:
+            return AtLeastOnceCheckpointer(fence.producer, fence.plain, number, self._destinations)
         return Checkpointer(fence.producer, number, self._destinations)
 
     def _take_commands(self, number: int, records: Sequence[Any]) -> None:

@@ -1,7 +1,7 @@
 """How state is stored: each value names its format and proves that it is whole.
 
 A value is one byte of format version, four bytes of CRC-32 over version, key and content, and the content. Keys are one
-letter for the kind of value, for chunks their number, and the vehicle's id:
+letter for the kind of value, for chunks and pages their number, and the vehicle's id:
 
 =====  =======================================================================
 key    value
@@ -14,38 +14,50 @@ key    value
 ``d``  its holes: what is left of its deleted trips
 ``s``  a small chunk of rows
 ``c``  a sealed chunk of rows
+``o``  a page of the outbox: announcements that are owed, because they are delivered after the state
 =====  =======================================================================
 
 Format 1 had nothing but the clock under ``k``, format 2 neither holes nor the place in the commands; the checksum of
-both left the version out. All else is as it was.
+both left the version out. Format 3 had no outbox. All else is as it was.
 """
 
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
 import msgpack
 
-from streams.records import Standing
+from streams.records import Announcement, Standing, TripsRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "CLOCK_KEY",
     "FORMAT_VERSION",
     "FRAME_SIZE",
+    "OUTBOX",
     "BrokenStateError",
     "open_value",
+    "outbox_key",
     "pack_clock",
+    "pack_outbox",
     "seal_value",
     "unpack_clock",
+    "unpack_outbox",
 ]
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 CLOCK_KEY: Final = b"k"
+OUTBOX: Final = b"o"
+"""The first byte of the keys of the outbox; the number of the page follows."""
 _VERSION_IN_CHECKSUM: Final = 3
 _FRAME: Final = Struct("<BI")
 FRAME_SIZE: Final = _FRAME.size
+# A page is one record: far from the 1 MiB that a topic takes at least, and few of them for a large checkpoint.
+_PAGE_BYTES: Final = 256 * 1024
 
 
 class BrokenStateError(Exception):
@@ -116,3 +128,44 @@ def unpack_clock(content: bytes) -> tuple[int, int | None, Standing]:
         return unpacked, None, Standing()
     clock, next_offset, vehicles, *rest = unpacked
     return clock, vehicles, Standing(next_offset, *rest)
+
+
+def outbox_key(page: int) -> bytes:
+    """The key of a page of the outbox; pages count from 0."""
+    return OUTBOX + page.to_bytes(2, "big")
+
+
+def pack_outbox(announcements: Iterable[Announcement]) -> list[bytes]:
+    """The contents of the pages that hold these announcements, in their order."""
+    pages: list[list[bytes]] = []
+    room = 0
+    for one in announcements:
+        packed: bytes = msgpack.packb(
+            (
+                one.vehicle_id,
+                one.trip_id,
+                one.event,
+                one.event_id,
+                one.revision,
+                one.time_ms,
+                one.traceparent,
+                one.payload,
+                one.trips_record.value,
+            )
+        )
+        if len(packed) > room:
+            pages.append([])
+            room = _PAGE_BYTES
+        pages[-1].append(packed)
+        room -= len(packed)
+    return [b"".join(page) for page in pages]
+
+
+def unpack_outbox(content: bytes) -> list[Announcement]:
+    """The inverse of :func:`pack_outbox`, of one page."""
+    unpacker = msgpack.Unpacker(max_buffer_size=0)
+    unpacker.feed(content)
+    return [
+        Announcement(vehicle, trip, event, event_id, revision, time_ms, traceparent, payload, TripsRecord(trips_record))
+        for vehicle, trip, event, event_id, revision, time_ms, traceparent, payload, trips_record in unpacker
+    ]

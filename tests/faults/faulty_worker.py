@@ -19,6 +19,14 @@ step           is taken
 ``commit``     before the commit
 ``committed``  after the commit, before anybody in this process knows of it
 =============  =====================================================================
+
+With ``at_least_once`` also:
+
+=============  =====================================================================
+``letters``    before dead letters and late records are sent, ahead of the transaction
+``announce``   before announcements are sent, behind it
+``announced``  when they are delivered, before the next transaction settles them
+=============  =====================================================================
 """
 
 from __future__ import annotations
@@ -33,6 +41,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.producer.transaction_manager import TransactionManager
 
 from streams.app import run_worker
+from streams.delivery import at_least_once
 from streams.errors import TripsError
 from streams.processor import Processor
 from streams.runtime.fences import Fences
@@ -40,7 +49,14 @@ from streams.settings import Settings
 
 STEPS = ("begin", "add", "offset", "send", "deliver", "commit", "committed")
 """Those of a checkpoint's transaction."""
+PLAIN_STEPS = ("letters", "announce", "announced")
+"""Those outside of it, with ``at_least_once``."""
 AROUND = ("fence", "restore", "apply", "take")
+
+
+def steps_of(guarantee: str) -> tuple[str, ...]:
+    """All steps of a checkpoint."""
+    return STEPS if guarantee == "exactly_once" else (*STEPS, *PLAIN_STEPS)
 
 
 class InjectedError(Exception):
@@ -95,6 +111,18 @@ def install(fault: Fault) -> None:
         return gather(*awaitables, **options)
 
     asyncio.gather = gathering  # type: ignore[assignment]
+
+    deliver, events = at_least_once.deliver, Settings.load().topics.events
+
+    async def delivering(producer: Any, batches: Any) -> None:
+        announcements = any(place.topic == events for place in batches)
+        step = "announce" if announcements else "letters" if batches else None
+        fault.at(step)
+        await fault.pause(step)
+        await deliver(producer, batches)
+        fault.at("announced" if announcements else None)
+
+    at_least_once.deliver = delivering
 
 
 def before(owner: Any, name: str, fault: Fault, step: str) -> None:

@@ -20,6 +20,10 @@ I4    Every record of telemetry is accounted for: dead-lettered if and only if s
 I4    A command is carried out once, or refused into the dead letters: of several about one trip the first counts.
 I5    No announcement twice; under one id never two different ones, also among those that were taken back; headers and
       payload tell the same.
+
+With ``at_least_once`` a repetition of an announcement, a dead letter or a late record is no finding if nothing in it is
+different, and of what is repeated the first one counts: I0 to I5 are judged as if the others were not there. Nothing
+else is allowed: ``trips`` holds no record twice.
 ====  ================================================================================================================
 
 A trip that was deleted is a hole from the revision of its TripDeleted on: nothing is said of it any more, and nothing
@@ -416,11 +420,18 @@ class _Judgement:
     """One verdict in the making."""
 
     def __init__(self, logs: Logs, settings: Settings, *, quiet: bool) -> None:
+        self.verdict = Verdict(messages=len(logs.telemetry))
+        if settings.processing_guarantee == "at_least_once":
+            logs = replace(
+                logs,
+                events=self._without_repetitions(logs.events),
+                dead_letters=self._without_repetitions(logs.dead_letters),
+                late=self._without_repetitions(logs.late),
+            )
         self.logs = logs
         self.settings = settings
         self.rules = settings.rules()
         self.quiet = math.inf if quiet else 0.0
-        self.verdict = Verdict(messages=len(logs.telemetry))
         self.found: dict[str, list[str]] = defaultdict(list)
         self.events = list(self._read_events(sorted(logs.events, key=_place)))
         self.by_vehicle: dict[str, list[_Said]] = defaultdict(list)
@@ -453,6 +464,14 @@ class _Judgement:
             if len(texts) > SHOWN:
                 self.verdict.findings.append(f"{invariant} … and {len(texts) - SHOWN} more")
         return self.verdict
+
+    def _without_repetitions(self, records: Iterable[Any]) -> list[Any]:
+        """Each record the first time that it comes in its partition."""
+        first: dict[Any, Any] = {}
+        for record in sorted(records, key=_place):
+            whole = (record.partition, record.key, record.value, tuple(_headers(record)))
+            self.verdict.duplicates += first.setdefault(whole, record) is not record
+        return list(first.values())
 
     def _deletions(self, announcements: Iterable[_Said]) -> Iterator[_Deletion]:
         latest: dict[str, _Said] = {}

@@ -49,8 +49,10 @@ async def judge_recovered_state(settings: Any, logs: Logs, chance: random.Random
     await read_changelog(settings.topics.changelog, sorted(processors), settings.client(), restore)
     probes = list(_probes(logs, chance))
     said: list[Any] = []
+    owed = 0
     for number, processor in processors.items():
         processor.restored()
+        owed += processor.owed
         processor.process([probe for probe in probes if probe.partition == number])
         if quiet:
             processor.close()
@@ -70,6 +72,8 @@ async def judge_recovered_state(settings: Any, logs: Logs, chance: random.Random
         quiet=quiet,
     )
     found = [finding for finding in verdict.findings if finding.startswith(("I0", "I1", "I2", "I5"))]
+    if owed:
+        found.append(f"{owed} announcements are still owed, after an orderly stop")
     return [f"recovered state: {finding}" for finding in found]
 
 

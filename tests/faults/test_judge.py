@@ -740,6 +740,37 @@ def test_it_catches(good, mutate, caught_by, counts):
     assert {name: getattr(verdict, name) for name in counts} == counts, str(verdict)
 
 
+def an_older_record_of_trips_after_a_newer_one(logs):
+    keys = [record.key for record in logs.trips if record.value is not None]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    oldest = next(record for record in logs.trips if record.key == twice)
+    return with_(logs, "trips", at_the_end(logs.trips, oldest))
+
+
+@pytest.mark.parametrize("mutate", [an_announcement_twice, a_dead_letter_twice, a_late_record_twice])
+def test_at_least_once_a_repetition_is_in_order_and_counted(good, mutate):
+    logs, settings = good
+    verdict = judge(mutate(logs), settings.model_copy(update={"processing_guarantee": "at_least_once"}))
+    assert verdict.clean, str(verdict)
+    assert verdict.duplicates == 1
+
+
+@pytest.mark.parametrize(
+    ("mutate", "caught_by"),
+    [
+        (another_payload_under_the_same_name, {"I1", "I5"}),
+        (a_record_twice_in_trips, {"I5"}),
+        (an_older_record_of_trips_after_a_newer_one, {"I3", "I5"}),
+        (a_dead_letter_with_another_value, {"I4"}),
+        (a_lost_last_ready, {"I0"}),
+    ],
+)
+def test_at_least_once_nothing_else_is(good, mutate, caught_by):
+    logs, settings = good
+    verdict = judge(mutate(logs), settings.model_copy(update={"processing_guarantee": "at_least_once"}))
+    assert caught_by <= verdict.violated, str(verdict)
+
+
 def test_a_dead_letter_that_did_not_fit_is_in_order(good):
     logs, settings = good
     assert judge(instead(logs, "dead_letters", *cut_short(logs)), settings).clean

@@ -64,7 +64,7 @@ class Snapshot:
         ]
 
 
-@pytest.fixture(params=[1, 2], ids="format {}".format)
+@pytest.fixture(params=[1, 2, 3], ids="format {}".format)
 def snapshot(request):
     return Snapshot(request.param)
 

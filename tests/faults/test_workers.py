@@ -8,7 +8,7 @@ import random
 import resource
 import time
 
-from faults.faulty_worker import AROUND, STEPS
+from faults.faulty_worker import AROUND, steps_of
 from faults.workers import memory
 
 
@@ -66,13 +66,15 @@ async def fail_at_each(run, action, steps, *, workers):
 async def test_killed_at_each_step_of_taking_over_and_of_a_checkpoint(drill, settings, every_fault):
     run = await drill("worker: kill -9 at each step of a checkpoint, and of taking over", settings)
     run.expect_exit.add(-9)
-    steps = [*STEPS, *AROUND] * 2 if every_fault else ["send", "commit", "committed"]
+    every = [*steps_of(settings.processing_guarantee), *AROUND]
+    steps = every * 2 if every_fault else ["send", "commit", "committed"]
     await fail_at_each(run, "kill", steps, workers=2)
 
 
 async def test_an_exception_at_each_step_of_a_checkpoint(drill, settings, every_fault):
     run = await drill("worker: an exception at each step of a checkpoint, and around it", settings)
-    await fail_at_each(run, "raise", [*STEPS, *AROUND] if every_fault else ["add", "deliver"], workers=1)
+    every = [*steps_of(settings.processing_guarantee), *AROUND]
+    await fail_at_each(run, "raise", every if every_fault else ["add", "deliver"], workers=1)
     reasons = [said for _, said in run.ends()]
     assert all("injected at" in said for (said,) in reasons), reasons
 

@@ -8,7 +8,7 @@ import time
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from faults.conftest import FAULTS
-from faults.faulty_worker import AROUND, STEPS
+from faults.faulty_worker import AROUND, steps_of
 
 from streams.local.broker import LocalKafka
 from streams.settings import Settings
@@ -88,7 +88,8 @@ async def freeze_at_steps(run, steps):
 
 async def test_frozen_in_a_checkpoint(drill, settings, every_fault):
     run = await drill("zombie: frozen in a checkpoint until another worker has gone on", settings)
-    steps = [*STEPS, *STEPS, *AROUND] if every_fault else ["deliver", "commit"]
+    every = steps_of(settings.processing_guarantee)
+    steps = [*every, *every, *AROUND] if every_fault else ["deliver", "commit"]
     fenced = await freeze_at_steps(run, steps)
     await run.finish()
     # Those that were frozen outside of a transaction join again.
@@ -224,6 +225,7 @@ async def held_up(settings, seconds):
 
 
 @pytest.mark.all_faults
+@pytest.mark.transactions_only("announcements are in no transaction")
 async def test_an_abandoned_transaction_holds_readers_up_until_a_successor_ends_it(drill, settings):
     run = await drill("zombie: killed in a transaction; how long readers wait for its successor", settings)
     run.expect_exit.add(-9)
@@ -246,6 +248,7 @@ async def test_an_abandoned_transaction_holds_readers_up_until_a_successor_ends_
 
 
 @pytest.mark.all_faults
+@pytest.mark.transactions_only("announcements are in no transaction")
 async def test_an_abandoned_transaction_without_a_successor_holds_readers_up_until_it_times_out(drill, settings):
     run = await drill("zombie: killed in a transaction, nobody takes over", settings)
     run.expect_exit.add(-9)

@@ -29,7 +29,8 @@ class CountingProcessor:
     """Counts by key. A key ``quiet-…`` is announced once more when the clock has passed its last record by a while."""
 
     def __init__(self) -> None:
-        self.clock = 0
+        self.clock = self.owed = 0
+        self.announcing = False
         self.standing = Standing()
         self.counts = Counts()
         self.open_trips = 0

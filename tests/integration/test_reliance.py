@@ -34,7 +34,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 from mode import services
 
-from streams.delivery.checkpoint import OFFSET_MARK
+from streams.delivery.checkpoint import OFFSET_MARK, begin, transact
 from streams.errors import StateError
 from streams.runtime.batches import BatchConsumer
 from streams.runtime.changelog import read_changelog
@@ -477,6 +477,36 @@ async def test_topic_ids_that_nobody_tells_are_not_known(kafka, unique, monkeypa
         monkeypatch.undo()
     finally:
         await producer.stop()
+
+
+async def test_a_transaction_that_is_opened_ahead_holds_no_reader_up_and_commits_what_is_added_later(
+    kafka, unique, created_topics
+):
+    source = TopicPartition(created_topics.topics.telemetry, 0)
+    place = TopicPartition(created_topics.topics.events, 0)
+    producer = await start_producer(kafka, unique)
+    plain = AIOKafkaProducer(bootstrap_servers=kafka, enable_idempotence=True)
+    await plain.start()
+    reader = AIOKafkaConsumer(bootstrap_servers=kafka, isolation_level="read_committed", auto_offset_reset="earliest")
+    await reader.start()
+    reader.assign([place])
+    try:
+        await begin(producer, [place])
+        await producer.send_offsets_to_transaction({source: OffsetAndMetadata(5, OFFSET_MARK)}, unique)
+        await plain.send_and_wait(place.topic, b"plain", partition=0)
+        assert (await asyncio.wait_for(reader.getone(), 5)).value == b"plain"
+        batch = producer.create_batch()
+        batch.append(key=None, value=b"in it", timestamp=None)
+        await transact(producer, {place: [batch]}, None, unique, begun=True)
+        assert (await asyncio.wait_for(reader.getone(), 5)).value == b"in it"
+    finally:
+        for client in (producer, plain, reader):
+            await client.stop()
+
+
+def test_aiokafka_looks_up_how_long_it_waits_between_transactions():
+    assert sender.BACKOFF_OVERRIDE == 0.005
+    assert "return BACKOFF_OVERRIDE" in inspect.getsource(sender.AddPartitionsToTxnHandler.handle_response)
 
 
 async def test_metadata_of_a_committed_offset_is_told(kafka, unique, created_topics):

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,8 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from unit.trips.records import record
 
+from streams.delivery import at_least_once as module
+from streams.delivery.at_least_once import AtLeastOnceCheckpointer
 from streams.delivery.checkpoint import Checkpointer, Destinations, partition_for
 from streams.records import Announcement, Output, Rejected, TripsRecord
 from streams.telemetry.reader import Problem, Reason
@@ -27,8 +30,8 @@ DESTINATIONS = Destinations(
 class Producer:
     """Writes down what it is asked to do."""
 
-    def __init__(self, batch_size=512 * 1024, failing=None):
-        self.calls = []
+    def __init__(self, batch_size=512 * 1024, failing=None, calls=None):
+        self.calls = [] if calls is None else calls
         self.sizes = []
         self.batch_size = batch_size
         self.failing = failing
@@ -159,3 +162,86 @@ async def test_letters_are_sent_in_batches_that_their_topic_takes():
     assert sum(call[2] for call in producer.calls if call[0] == "send") == 200
     assert 5 <= len(producer.sizes) <= 20
     assert max(producer.sizes) <= 20_000
+
+
+class Pair:
+    """The two producers of a partition; what they are asked to do, the plain one's marked, is in one list."""
+
+    def __init__(self, **options):
+        self.calls = []
+        self.transactional = Producer(calls=self.calls, **options)
+        self.plain = Plain(self.calls, **options)
+        self.checkpointer = AtLeastOnceCheckpointer(self.transactional, self.plain, 5, DESTINATIONS)
+
+    async def commit(self, *arguments):
+        self.calls.clear()
+        await self.checkpointer.commit(*arguments)
+        return [call[:2] for call in self.calls if call[0] not in {"add", "send"}]
+
+
+class Plain(Producer):
+    def __init__(self, calls, **options):
+        super().__init__(calls=self, **options)
+        self._all = calls
+
+    def append(self, call):
+        self._all.append((f"plain {call[0]}", *call[1:]))
+
+
+EVENTS = TopicPartition("events", partition_for(b"JQ7RP", 8, 0))
+TRIPS = TopicPartition("trips", partition_for(b"trip-0", 3, 0))
+CHANGELOG = TopicPartition("changelog", 5)
+
+
+def offset(number):
+    return "offset", {TopicPartition("telemetry", 5): OffsetAndMetadata(number, "state:2")}
+
+
+async def test_at_least_once_announces_behind_the_state_and_settles_it_in_the_next_transaction(monkeypatch):
+    monkeypatch.setattr(module, "_TELL_EVERY", 60)
+    pair = Pair()
+    pair.checkpointer._told = time.monotonic()
+    changes = [(b"key", b"value")]
+    letter = Rejected(record(17, b"x", 0), [Problem(Reason.NOT_JSON, None, "not JSON")], partial=False)
+    first = output(changes=changes)
+    first.rejected.append(letter)
+    assert await pair.commit(first, 18) == [
+        ("plain send", TopicPartition("dead", 0)),
+        ("plain delivered", TopicPartition("dead", 0)),
+        ("begin",),
+        ("delivered", CHANGELOG),
+        ("commit",),
+        ("plain send", EVENTS),
+        ("plain delivered", EVENTS),
+        ("begin",),
+    ]
+    assert pair.calls[-2:] == [("add", CHANGELOG), ("add", TRIPS)]
+    assert pair.checkpointer.unsettled
+    assert await pair.commit(Output(changes={b"key": b"again"}), None) == [
+        offset(18),
+        ("delivered", TRIPS),
+        ("delivered", CHANGELOG),
+        ("commit",),
+    ]
+    assert not pair.checkpointer.unsettled
+    assert await pair.commit(Output(changes={b"key": b"and again"}), 20) == [
+        ("begin",),
+        offset(20),
+        ("delivered", CHANGELOG),
+        ("commit",),
+    ]
+
+
+async def test_at_least_once_the_offset_goes_along_behind_announcements_now_and_then():
+    pair = Pair()
+    assert (await pair.commit(output(changes=[(b"key", b"1")]), 18))[-2:] == [("begin",), offset(18)]
+    said = [await pair.commit(output(changes=[(b"key", b"%d" % n)]), n) for n in range(19, 22)]
+    assert not [call for calls in said for call in calls if call[0] == "offset"]
+    assert offset(21) in await pair.commit(Output(changes={b"key": b"3"}), None)  # the timer's
+
+
+async def test_at_least_once_what_the_fence_refuses_is_not_announced():
+    pair = Pair(failing="changelog")
+    with pytest.raises(MessageSizeTooLargeError):
+        await pair.commit(output(changes=[(b"key", b"value")]), 18)
+    assert not [call for call in pair.calls if call[0].startswith("plain")]

@@ -14,7 +14,8 @@ from streams.runtime.partition import Partition
 
 class Processor:
     def __init__(self):
-        self.clock = 0
+        self.clock = self.owed = 0
+        self.announcing = False
         self.standing = Standing()
         self.done = []
         self.held = []
@@ -65,6 +66,8 @@ class Bench:
             plan=plan,
         )
         self.partition.start()
+
+    unsettled = False
 
     async def commit(self, output, next_offset):
         standing = output.changes.get(b"k")

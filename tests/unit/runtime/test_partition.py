@@ -16,7 +16,8 @@ class Processor:
     """State is how often each key was seen."""
 
     def __init__(self):
-        self.clock = 0
+        self.clock = self.owed = 0
+        self.announcing = False
         self.standing = Standing()
         self.seen = {}
         self.changed = set()
@@ -54,6 +55,8 @@ class Processor:
 
 
 class Checkpointer:
+    unsettled = False
+
     def __init__(self):
         self.commits = []
         self.clocks = []
@@ -76,9 +79,9 @@ class Checkpointer:
 class Bench:
     """A partition and everything around it."""
 
-    def __init__(self, interval=0.01, start=0):
-        self.processor = Processor()
-        self.checkpointer = Checkpointer()
+    def __init__(self, interval=0.01, start=0, processor=None, checkpointer=None, patience=None):
+        self.processor = processor or Processor()
+        self.checkpointer = checkpointer or Checkpointer()
         self.failures = []
         self.observed = []
         self.partition = Partition(
@@ -91,6 +94,7 @@ class Bench:
                 batch=lambda *args: self.observed.append(args), checkpoint=lambda *args: self.observed.append(args)
             ),
             fail=self.failures.append,
+            patience=patience,
         )
         self.sequence = 0
         self.offset = start
@@ -425,3 +429,92 @@ async def test_while_there_is_much_to_read_checkpoints_are_fewer(monkeypatch):
         one.feed(b"a")
         await asyncio.sleep(0.1)
         assert len(one.commits) == 2
+
+
+class Owing(Processor):
+    """Each key is announced; what was announced is owed until the next take."""
+
+    def process(self, records):
+        super().process(records)
+        self.announcing = True
+
+    def take(self):
+        output = super().take()
+        if self.owed:
+            output.changes.setdefault(b"settled", b"")
+        self.owed, self.announcing = int(self.announcing), False
+        return output
+
+
+class Unsettled(Checkpointer):
+    async def commit(self, output, next_offset):
+        await super().commit(output, next_offset)
+        self.unsettled = next_offset is not None
+        return 0
+
+
+@asynccontextmanager
+async def announcing(**options):
+    one = Bench(processor=Owing(), checkpointer=Unsettled(), **options)
+    one.partition.start()
+    try:
+        yield one
+    finally:
+        await one.partition.stop()
+
+
+async def test_a_checkpoint_that_announces_begins_at_once_and_the_one_that_settles_it_has_patience():
+    async with announcing(interval=60, patience=0.3) as one:
+        began = time.monotonic()
+        one.feed(b"a")
+        await asyncio.wait_for(one.checkpointer.begun.wait(), 0.2)
+        assert not one.partition.settled
+        await settled(one.partition)
+        assert time.monotonic() - began > 0.25
+        assert one.commits == [({b"a": b"1"}, 1), ({b"settled": b""}, None)]
+
+
+async def test_of_many_checkpoints_that_announce_the_last_ones_wait(monkeypatch):
+    monkeypatch.setattr(module, "_IN_A_ROW", 2)
+    async with announcing(interval=0.6, patience=60) as one:
+        for number in range(1, 4):
+            one.checkpointer.begun.clear()
+            one.feed(b"a")
+            if number == 3:
+                await asyncio.sleep(0.1)
+                assert len(one.commits) == 2
+            await asyncio.wait_for(one.checkpointer.begun.wait(), 0.5)
+            await asyncio.sleep(0)
+        assert [offset for _, offset in one.commits] == [1, 2, 3]
+
+
+async def test_with_a_backlog_there_is_no_hurry(monkeypatch):
+    monkeypatch.setattr(module, "_BACKLOG_INTERVAL", 0.3)
+    async with announcing() as one:
+        one.at_end(end=1_000_000)
+        one.feed(b"a")
+        await asyncio.sleep(0.1)
+        assert one.commits == []
+        one.feed(b"b")
+        await settled(one.partition)
+        assert one.commits[0] == ({b"a": b"1", b"b": b"1"}, 2)
+
+
+async def test_draining_settles_what_is_owed_at_once():
+    async with announcing(interval=60) as one:
+        one.feed(b"a")
+        await asyncio.wait_for(one.partition.drain(), 2)
+        assert one.partition.settled
+        assert one.commits == [({b"a": b"1"}, 1), ({b"settled": b""}, None)]
+
+
+async def test_what_is_owed_by_whoever_had_it_before_is_delivered_without_a_record():
+    one = Bench()
+    one.processor.owed = 1
+    one.processor.changed.add(b"a")
+    one.processor.seen[b"a"] = 1
+    one.partition.start()
+    one.processor.owed = 0  # as of its next take
+    await settled(one.partition)
+    await one.partition.stop()
+    assert one.commits == [({b"a": b"1"}, None)]

@@ -27,7 +27,8 @@ class Processor:
     def __init__(self):
         self.clock = 0
         self.standing = Standing()
-        self.open_trips = self.vehicles = self.state_bytes = 0
+        self.open_trips = self.vehicles = self.state_bytes = self.owed = 0
+        self.announcing = False
         self.counts = Counts()
         self.records = []
         self.restored_from = []
@@ -66,7 +67,10 @@ class Fences:
 
     async def renew(self, partitions):
         self.asked.append(set(partitions))
-        return {number: SimpleNamespace(producer=Producer(), unbroken=number in self.unbroken) for number in partitions}
+        return {
+            number: SimpleNamespace(producer=Producer(), plain=None, unbroken=number in self.unbroken)
+            for number in partitions
+        }
 
     async def close(self):
         pass

@@ -230,9 +230,11 @@ def test_tls_comes_with_a_context():
     )
 
 
-def test_at_least_once_is_refused_rather_than_taken_for_exactly_once():
-    assert problems(processing_guarantee="at_least_once") == [
-        "TRIPS_PROCESSING_GUARANTEE='at_least_once': must be exactly_once (at_least_once is not built yet)"
+def test_there_are_two_guarantees_and_the_stronger_one_is_the_default():
+    assert Settings.load().processing_guarantee == "exactly_once"
+    assert Settings.load(processing_guarantee="at_least_once").processing_guarantee == "at_least_once"
+    assert problems(processing_guarantee="exactly_twice") == [
+        "TRIPS_PROCESSING_GUARANTEE='exactly_twice': must be one of: exactly_once, at_least_once"
     ]
 
 

@@ -9,10 +9,17 @@ from unit.trips.records import record
 
 from streams.errors import StateError
 from streams.processor import Processor
-from streams.records import Standing
+from streams.records import Announcement, Standing, TripsRecord
 from streams.telemetry.reader import Reader
 from streams.trips.rules import Rules
-from streams.trips.state import FORMAT_VERSION, BrokenStateError, open_value, seal_value
+from streams.trips.state import (
+    FORMAT_VERSION,
+    BrokenStateError,
+    open_value,
+    pack_outbox,
+    seal_value,
+    unpack_outbox,
+)
 
 T0 = 1_772_352_000_000
 
@@ -88,7 +95,7 @@ def test_a_state_of_format_1_is_read():
     assert ready["data"]["trip"]["metrics"]["distance_in_km"] == 5.0
 
 
-def test_a_state_of_format_2_is_read_and_goes_on_in_format_3():
+def test_a_state_of_format_2_is_read_and_goes_on_in_format_4():
     partition = processor()
     partition.standing = Standing(71, b"s" * 16, b"c" * 16)
     partition.process([record(0, message(0, ignition="ON"), T0), record(1, typical(60), T0)])
@@ -106,7 +113,92 @@ def test_a_state_of_format_2_is_read_and_goes_on_in_format_3():
     restored.process([record(2, message(600, ignition="OFF"), T0 + 600_000)])
     output = restored.take()
     assert [one.event for one in output.announcements] == ["TripEnded", "TripDataReady"]
-    assert {value[0] for value in output.changes.values() if value} == {3}
+    assert {value[0] for value in output.changes.values() if value} == {4}
+
+
+def with_outbox():
+    return Processor(Rules(), Reader(max_clock_skew_ms=None), outbox=True)
+
+
+def after(stored, one):
+    """A processor that goes on from what is stored."""
+    one.restore(stored.items())
+    one.restored()
+    return one
+
+
+def test_what_is_owed_is_stored_and_announced_again_before_anything_new():
+    first = with_outbox()
+    first.process([record(0, typical(0), T0), record(1, typical(600, ignition="OFF"), T0 + 600_000)])
+    output = first.take()
+    assert [one.event for one in output.announcements] == ["TripStarted", "TripEnded", "TripDataReady"]
+    assert first.owed == 3
+    second = after(output.changes, with_outbox())
+    assert (second.owed, second.announcing) == (3, True)
+    second.process([record(2, typical(1200), T0 + 1_200_000)])
+    again = second.take()
+    assert again.announcements[:3] == output.announcements
+    assert [one.event for one in again.announcements[3:]] == ["TripStarted"]
+    assert second.owed == 4
+
+
+def test_the_take_after_it_settles_what_is_owed():
+    first = with_outbox()
+    first.process([record(0, typical(0), T0)])
+    stored = first.take().changes
+    assert stored[b"o\x00\x00"]
+    settled = first.take()
+    assert settled.announcements == []
+    assert settled.changes.keys() == {b"o\x00\x00", b"k"}
+    assert settled.changes[b"o\x00\x00"] is None
+    assert first.owed == 0
+    assert first.take().changes == {}
+    second = after(stored | settled.changes, with_outbox())
+    assert (second.owed, second.announcing) == (0, False)
+
+
+def test_exactly_once_takes_over_what_is_owed_at_least_once():
+    first = with_outbox()
+    first.process([record(0, typical(0), T0)])
+    output = first.take()
+    second = after(output.changes, processor())
+    taken = second.take()
+    assert taken.announcements == output.announcements
+    assert taken.changes.keys() == {b"o\x00\x00", b"k"}
+    assert taken.changes[b"o\x00\x00"] is None
+    assert second.owed == 0
+
+
+def test_exactly_once_has_no_outbox():
+    one = processor()
+    one.process([record(0, typical(0), T0)])
+    assert not [key for key in one.take().changes if key[:1] == b"o"]
+    assert one.owed == 0
+
+
+def test_an_outbox_of_many_announcements_takes_several_records_that_any_topic_takes():
+    said = [
+        Announcement("JQ7RP", f"trip-{n}", "TripDataReady", "E", n, T0, "00-a-b-01", b"x" * 10_000, TripsRecord.PUT)
+        for n in range(100)
+    ]
+    pages = pack_outbox(said)
+    assert len(pages) == 4
+    assert max(map(len, pages)) <= 256 * 1024
+    assert [one for page in pages for one in unpack_outbox(page)] == said
+
+
+def test_an_announcement_larger_than_a_page_is_a_page_of_its_own():
+    small = Announcement("JQ7RP", "trip", "TripStarted", "E", 1, T0, None, b"x", TripsRecord.KEEP)
+    large = Announcement("JQ7RP", "trip", "TripDataReady", "E", 1, T0, None, b"x" * 900_000, TripsRecord.DELETE)
+    assert [unpack_outbox(page) for page in pack_outbox([small, large, small])] == [[small], [large], [small]]
+
+
+def test_a_program_before_the_outbox_refuses_a_state_that_owes():
+    one = with_outbox()
+    one.process([record(0, typical(0), T0)])
+    for key, value in one.take().changes.items():
+        with pytest.raises(BrokenStateError, match="has format version 4, and this program reads up to 3"):
+            open_value(key, value, newest=3)
 
 
 def test_where_it_stands_is_stored_with_the_clock_and_comes_back():

@@ -33,8 +33,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.partitioner import DefaultPartitioner
 from fleet import messages, span_ms
+from measuring import broker
 
-from streams.local.broker import LocalKafka
 from streams.settings import Settings
 from streams.topics import create_topics
 
@@ -246,7 +246,7 @@ def row(guarantee: str, number: int, reader: Reader, sent: dict[Ended, float]) -
 async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All rounds, interleaved."""
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder, LocalKafka() as kafka:
+    with tempfile.TemporaryDirectory() as folder, broker() as kafka:
         for number in range(options.rounds):
             for guarantee in options.guarantee or GUARANTEES:
                 rows += await one_round(kafka.bootstrap_servers, Path(folder), number, guarantee, options)

@@ -23,6 +23,7 @@ from streams.trips.samples import FLOW_ID_BIT, Property
 from streams.trips.state import (
     CLOCK_KEY,
     OUTBOX,
+    OUTBOX_KEY_SIZE,
     BrokenStateError,
     open_value,
     outbox_key,
@@ -331,7 +332,7 @@ class Processor:
                 clock, self._said_stored, self.standing = unpack_clock(opened)
                 self.clock = max(self.clock, clock)
                 continue
-            if kind == OUTBOX:
+            if kind == OUTBOX and len(key) == OUTBOX_KEY_SIZE:
                 self._restored_pages[key] = opened
                 continue
             if place is None and kind not in _NUMBERED:

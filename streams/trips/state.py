@@ -39,6 +39,7 @@ __all__ = [
     "FORMAT_VERSION",
     "FRAME_SIZE",
     "OUTBOX",
+    "OUTBOX_KEY_SIZE",
     "BrokenStateError",
     "open_value",
     "outbox_key",
@@ -52,7 +53,8 @@ __all__ = [
 FORMAT_VERSION: Final = 4
 CLOCK_KEY: Final = b"k"
 OUTBOX: Final = b"o"
-"""The first byte of the keys of the outbox; the number of the page follows."""
+"""The first byte of the keys of the outbox; the number of the page follows, in two bytes."""
+OUTBOX_KEY_SIZE: Final = 3
 _VERSION_IN_CHECKSUM: Final = 3
 _FRAME: Final = Struct("<BI")
 FRAME_SIZE: Final = _FRAME.size
@@ -132,7 +134,7 @@ def unpack_clock(content: bytes) -> tuple[int, int | None, Standing]:
 
 def outbox_key(page: int) -> bytes:
     """The key of a page of the outbox; pages count from 0."""
-    return OUTBOX + page.to_bytes(2, "big")
+    return OUTBOX + page.to_bytes(OUTBOX_KEY_SIZE - len(OUTBOX), "big")
 
 
 def pack_outbox(announcements: Iterable[Announcement]) -> list[bytes]:

@@ -193,6 +193,12 @@ def test_an_announcement_larger_than_a_page_is_a_page_of_its_own():
     assert [unpack_outbox(page) for page in pack_outbox([small, large, small])] == [[small], [large], [small]]
 
 
+@pytest.mark.parametrize("key", [b"", b"o", b"ow", b"offsets", b"kk", b"x123"])
+def test_a_record_that_is_of_no_kind_we_know_is_refused(key):
+    with pytest.raises(StateError, match="of no kind that this program knows"):
+        with_outbox().restore([(key, seal_value(key, b"{}"))])
+
+
 def test_a_program_before_the_outbox_refuses_a_state_that_owes():
     one = with_outbox()
     one.process([record(0, typical(0), T0)])

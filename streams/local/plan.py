@@ -41,29 +41,29 @@ class Unit:
 
 
 UNITS: Final = (
-    Unit("worker_us", 49.8, "CPU of a worker for a message, µs", "scaling.py live, 2026-11-21"),
-    Unit("checkpoint_ms", 3.6, "CPU of a worker for a checkpoint, ms", "scaling.py commits, 2026-11-21"),
-    Unit("broker_us", 14.0, "CPU of the brokers for a message, one replica, µs", "compare.py, 2026-11-21"),
-    Unit("process_mib", 77.0, "memory of a worker without vehicles, MiB", "startup.py, 2026-11-21"),
-    Unit("idle_bytes", 1_294.0, "memory of an idle vehicle, bytes", "memory.py, 2026-11-21"),
-    Unit("driving_bytes", 13_675.0, "memory of a vehicle that drives, samples apart, bytes", "memory.py, 2026-11-21"),
-    Unit("driving_sample_bytes", 7.8, "memory of a sample of a trip that is on, bytes", "memory.py, 2026-11-21"),
-    Unit("sample_bytes", 6.9, "memory of a sample of a finished trip, bytes", "memory.py, 2026-11-21"),
-    Unit("stored_idle_bytes", 362.0, "changelog of an idle vehicle, bytes", "memory.py, 2026-11-21"),
+    Unit("worker_us", 28.3, "CPU of a worker for a message, µs", "scaling.py live, 2026-11-22"),
+    Unit("checkpoint_ms", 1.9, "CPU of a worker for a checkpoint, ms", "scaling.py commits, 2026-11-22"),
+    Unit("broker_us", 4.3, "CPU of the brokers for a message, one replica, µs", "compare.py, 2026-11-22"),
+    Unit("process_mib", 77.0, "memory of a worker without vehicles, MiB", "startup.py, 2026-11-22"),
+    Unit("idle_bytes", 723.0, "memory of an idle vehicle, bytes", "memory.py, 2026-11-22"),
+    Unit("driving_bytes", 9_240.0, "memory of a vehicle that drives, samples apart, bytes", "memory.py, 2026-11-22"),
+    Unit("driving_sample_bytes", 10.0, "memory of a sample of a trip that is on, bytes", "memory.py, 2026-11-22"),
+    Unit("sample_bytes", 6.9, "memory of a sample of a finished trip, bytes", "memory.py, 2026-11-22"),
+    Unit("stored_idle_bytes", 364.0, "changelog of an idle vehicle, bytes", "memory.py, 2026-11-22"),
     Unit(
-        "stored_driving_sample_bytes", 8.5, "changelog of a sample of a trip that is on, bytes", "memory.py, 2026-11-21"
+        "stored_driving_sample_bytes", 8.5, "changelog of a sample of a trip that is on, bytes", "memory.py, 2026-11-22"
     ),
-    Unit("stored_sample_bytes", 3.4, "changelog of a sample of a finished trip, bytes", "memory.py, 2026-11-21"),
-    Unit("changelog_ratio", 0.91, "changelog bytes written for a byte of telemetry", "memory.py, 2026-11-21"),
-    Unit("events_bytes", 2_938.0, "announcements of a trip, bytes", "memory.py, 2026-11-21"),
-    Unit("trip_bytes", 1_276.0, "record of a trip in the topic trips, bytes", "memory.py, 2026-11-21"),
+    Unit("stored_sample_bytes", 3.4, "changelog of a sample of a finished trip, bytes", "memory.py, 2026-11-22"),
+    Unit("changelog_ratio", 0.91, "changelog bytes written for a byte of telemetry", "memory.py, 2026-11-22"),
+    Unit("events_bytes", 2_938.0, "announcements of a trip, bytes", "memory.py, 2026-11-22"),
+    Unit("trip_bytes", 1_276.0, "record of a trip in the topic trips, bytes", "memory.py, 2026-11-22"),
     Unit(
         "recovery_vehicles",
-        61_978.0,
+        47_293.0,
         "vehicles of which a worker reads the state back in a second",
-        "recovery.py, 2026-11-21",
+        "recovery.py, 2026-11-22",
     ),
-    Unit("recovery_mb", 33.0, "MB of samples that it reads back in a second", "recovery.py --each 100, 2026-11-21"),
+    Unit("recovery_mb", 67.0, "MB of samples that it reads back in a second", "recovery.py --each 100, 2026-11-22"),
 )
 """The newest measured ones. A core is one of the machine that is named in docs/performance.md."""
 

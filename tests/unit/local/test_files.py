@@ -22,7 +22,9 @@ def test_gzip_is_known_by_its_first_bytes(tmp_path):
     assert list(read_lines(str(file))) == LINES
 
 
-@pytest.mark.parametrize("data", [b"\n".join(LINES), gzip.compress(b"\n".join(LINES)), b""])
+@pytest.mark.parametrize(
+    "data", [b"\n".join(LINES), gzip.compress(b"\n".join(LINES)), b""], ids=["plain", "gzip", "nothing"]
+)
 def test_stdin_may_be_either(monkeypatch, data):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(data))))
     assert list(read_lines("-")) == (LINES if data else [])

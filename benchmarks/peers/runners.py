@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from peers.environments import UnavailableError, kafka_streams, python_with
-
-from streams.settings import Settings
+from peers.environments import kafka_streams, python_with
 
 __all__ = ["BASE", "JAVA", "RUNNERS", "Runner"]
 
@@ -52,13 +50,6 @@ def _worker() -> list[str]:
     return [sys.executable, "-m", "streams.cli", "worker"]
 
 
-def _at_least_once() -> list[str]:
-    guarantee = Settings.model_fields["processing_guarantee"].annotation
-    if "at_least_once" not in getattr(guarantee, "__args__", ()):
-        raise UnavailableError("this version knows no TRIPS_PROCESSING_GUARANTEE=at_least_once")
-    return _worker()
-
-
 RUNNERS: Final = {
     runner.name: runner
     for runner in (
@@ -66,7 +57,7 @@ RUNNERS: Final = {
         Runner(
             "trips-alo",
             "`trips worker`, at least once",
-            _at_least_once,
+            _worker,
             {"TRIPS_PROCESSING_GUARANTEE": "at_least_once"},
             ours=True,
         ),

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -427,7 +427,15 @@ def delete(
 
 @trips.command("plan")
 @click.option("--vehicles", type=click.IntRange(1, 10_000_000_000), required=True, help="How many there are.")
-@click.option("--interval", type=_positive, default=5.0, show_default=True, metavar="SECONDS", help="Between messages.")
+@click.option(
+    "--interval",
+    "interval_s",
+    type=_positive,
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between messages.",
+)
 @click.option("--trip-minutes", type=_positive, default=20.0, show_default=True, help="Length of a trip.")
 @click.option("--trips-per-day", type=_positive, default=3.0, show_default=True, help="Of each vehicle.")
 @click.option(
@@ -439,9 +447,12 @@ def delete(
 )
 @click.option("--message-bytes", type=click.IntRange(1), default=270, show_default=True, help="With the key.")
 @click.option("--samples", type=click.IntRange(1), default=6, show_default=True, help="Properties in a message.")
-@click.option("--horizon-hours", type=_positive, default=24.0, show_default=True, help="TRIPS_CORRECTION_HORIZON.")
+@click.option(
+    "--horizon-hours", "horizon_h", type=_positive, default=24.0, show_default=True, help="TRIPS_CORRECTION_HORIZON."
+)
 @click.option(
     "--commit-interval",
+    "commit_interval_s",
     type=_positive,
     default=0.1,
     show_default=True,
@@ -459,9 +470,18 @@ def delete(
     show_default=True,
     help="Share of a worker's core that is to be free at peak.",
 )
-@click.option("--worker-memory", type=_positive, default=4.0, show_default=True, metavar="GB", help="At most, of each.")
+@click.option(
+    "--worker-memory",
+    "worker_memory_gb",
+    type=_positive,
+    default=4.0,
+    show_default=True,
+    metavar="GB",
+    help="At most, of each.",
+)
 @click.option(
     "--recovery-within",
+    "recovery_within_s",
     type=_positive,
     default=60.0,
     show_default=True,
@@ -471,26 +491,7 @@ def delete(
 @click.option("--unit", "units", multiple=True, metavar="NAME=VALUE", help="Another unit cost; may be repeated.")
 @click.option("--units", "show_units", is_flag=True, help="Show the unit costs as well, and what printed them.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def plan_command(
-    *,
-    vehicles: int,
-    interval: float,
-    trip_minutes: float,
-    trips_per_day: float,
-    peak: float,
-    message_bytes: int,
-    samples: int,
-    horizon_hours: float,
-    commit_interval: float,
-    retention_days: float,
-    replicas: int,
-    headroom: float,
-    worker_memory: float,
-    recovery_within: float,
-    units: tuple[str, ...],
-    show_units: bool,
-    as_json: bool,
-) -> None:
+def plan_command(*, units: tuple[str, ...], show_units: bool, as_json: bool, **fleet_options: Any) -> None:
     """Work out how large a deployment has to be.
 
     Partitions, workers, memory, network, disk and recovery, from a fleet and from what one message, vehicle and trip
@@ -500,22 +501,7 @@ def plan_command(
 
     from streams.local import plan
 
-    fleet = plan.Fleet(
-        vehicles=vehicles,
-        interval_s=interval,
-        trip_minutes=trip_minutes,
-        trips_per_day=trips_per_day,
-        peak=peak,
-        message_bytes=message_bytes,
-        samples=samples,
-        horizon_h=horizon_hours,
-        commit_interval_s=commit_interval,
-        retention_days=retention_days,
-        replicas=replicas,
-        headroom=headroom,
-        worker_memory_gb=worker_memory,
-        recovery_within_s=recovery_within,
-    )
+    fleet = plan.Fleet(**fleet_options)
     costs = plan.unit_costs(dict(_unit(text) for text in units))
     made = plan.make_plan(fleet, costs)
     if as_json:

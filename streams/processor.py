@@ -328,16 +328,13 @@ class Processor:
                 raise StateError(str(error)) from error
             kind = key[:1]
             place = _PLACES.get(kind)
-            if place is None and key == CLOCK_KEY and opened:
-                clock, self._said_stored, self.standing = unpack_clock(opened)
-                self.clock = max(self.clock, clock)
+            if place is not None:
+                vehicle = key[1:]
+            elif kind in _NUMBERED:
+                vehicle = key[3:]
+            else:
+                self._restore_own(key, opened)
                 continue
-            if kind == OUTBOX and len(key) == OUTBOX_KEY_SIZE:
-                self._restored_pages[key] = opened
-                continue
-            if place is None and kind not in _NUMBERED:
-                raise StateError(f"the record with key {key!r} is of no kind that this program knows")
-            vehicle = key[1:] if place is not None else key[3:]
             parts = restoring.get(vehicle)
             if parts is None:
                 parts = restoring[vehicle] = ([b"", b"", b"", b""], {})
@@ -345,6 +342,16 @@ class Processor:
                 parts[0][place] = opened
             else:
                 parts[1][key[:3]] = opened
+
+    def _restore_own(self, key: bytes, opened: bytes) -> None:
+        """What is stored and is of no vehicle."""
+        if key == CLOCK_KEY and opened:
+            clock, self._said_stored, self.standing = unpack_clock(opened)
+            self.clock = max(self.clock, clock)
+        elif key[:1] == OUTBOX and len(key) == OUTBOX_KEY_SIZE:
+            self._restored_pages[key] = opened
+        else:
+            raise StateError(f"the record with key {key!r} is of no kind that this program knows")
 
     def restored(self) -> None:
         """All stored values have been handed in: be ready for records.
@@ -362,7 +369,8 @@ class Processor:
             vehicle_id = vehicle.decode()
             if not head:
                 raise StateError(f"the state of vehicle {vehicle_id!r} has no head: records are missing")
-            words, small, sealed = (_in_order(numbered, kind) for kind in _NUMBERED)
+            needed = sorted(part for part in numbered.items() if part[1])
+            words, small, sealed = (_of_kind(needed, kind) for kind in _NUMBERED)
             stored = StoredVehicle(head, tip, base, words, small, sealed, holes)
             packed = self._resting[vehicle_id] = stored.pack()
             wake_at, on = stored.alert
@@ -451,15 +459,9 @@ _PLACES = {b"h": 0, b"t": 1, b"b": 2, b"d": 3}
 _NUMBERED = (b"w", b"s", b"c")
 
 
-def _in_order(parts: dict[bytes, bytes], kind: bytes) -> tuple[tuple[int, bytes], ...]:
-    """The parts of a kind with their numbers, but for those that are not needed any more."""
-    if not parts:
-        return ()
-    return tuple(
-        (int.from_bytes(prefix[1:], "big"), parts[prefix])
-        for prefix in sorted(parts)
-        if prefix[:1] == kind and parts[prefix]
-    )
+def _of_kind(parts: list[tuple[bytes, bytes]], kind: bytes) -> tuple[tuple[int, bytes], ...]:
+    """The parts of a kind with their numbers."""
+    return tuple((int.from_bytes(prefix[1:], "big"), part) for prefix, part in parts if prefix[:1] == kind)
 
 
 def _refusal(outcome: Outcome, command: DeleteCommand) -> Problem:

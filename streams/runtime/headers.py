@@ -92,12 +92,14 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Any]:
         # As above, but without a call for each record.
-        try:
-            for record in self._records_iterator:  # noqa: UP028 - whoever stops in between goes on later
-                yield record
-        except UnicodeDecodeError:
-            self._read_again()
-            yield from self._records_iterator
+        while True:
+            try:
+                for record in self._records_iterator:  # noqa: UP028 - whoever stops in between goes on later
+                    yield record
+            except UnicodeDecodeError:
+                self._read_again()
+            else:
+                return
 
     def _read_again(self) -> None:
         """From the failed record on: what is before its batch has been read, aborted transactions and all."""

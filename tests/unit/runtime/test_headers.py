@@ -115,7 +115,7 @@ def test_without_such_names_nothing_is_different():
 
 
 @pytest.mark.parametrize("deserializer", [None, as_fetched], ids=["aiokafka's", "as they are"])
-@pytest.mark.parametrize("at_once", [3, 100])
+@pytest.mark.parametrize("at_once", [1, 2, 3, 100])
 def test_records_are_handed_over_in_portions_and_each_once(deserializer, at_once):
     raw = batch(5, (b"a", []), (b"b", []), (b"c", [])) + batch(8, (b"d", []), (None, BAD), (b"f", []), (b"g", []))
     records = fetcher.PartitionRecords(

@@ -27,19 +27,18 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from fleet import messages, span_ms
+from fleet import recent
 from measuring import (
+    PARTITIONS,
     Cluster,
     about,
     arguments,
-    broker,
     busy_seconds,
     cpu_seconds,
     emit,
@@ -56,7 +55,6 @@ from peers.runners import BASE, JAVA, RUNNERS, Runner
 from streams.settings import Settings
 from streams.topics import create_topics
 
-PARTITIONS: Final = 8
 COMMIT_S: Final = 1.0
 DEFAULT: Final = (
     "trips",
@@ -76,14 +74,14 @@ _TRIES: Final = 3
 _SHORT_S: Final = 30.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Load:
     """A filled telemetry topic, and what is to come of it."""
 
     topic: str
     messages: int
-    bytes: int
-    reference: Reference
+    bytes: int = 0
+    reference: Reference = field(default_factory=Reference)
 
 
 class Sample(NamedTuple):
@@ -144,10 +142,8 @@ class Run:
 class Comparison:
     """All runs on one broker."""
 
-    def __init__(self, cluster: Cluster, broker_pid: int, folder: Path, commands: dict[str, list[str]]) -> None:
+    def __init__(self, cluster: Cluster, commands: dict[str, list[str]]) -> None:
         self._cluster = cluster
-        self._broker = broker_pid
-        self._folder = folder
         self._commands = commands
         self._serial = 0
         self._prefix = f"compare-{os.getpid()}"
@@ -155,17 +151,17 @@ class Comparison:
     async def load(self, count: int, vehicles: int) -> Load:
         """Fill a topic of its own with so many messages, the newest from now."""
         topic = f"{self._prefix}-telemetry-{count}"
-        await self._cluster.create(topic, PARTITIONS)
-        since = int(time.time() * 1000) - span_ms(count, vehicles)
-        reference = Reference()
+        await self._cluster.create(topic)
+        load = Load(topic, count)
 
-        def known(load: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-            for key, value in load:
-                reference.add(value)
+        def known() -> Iterator[tuple[bytes, bytes]]:
+            for key, value in recent(count, vehicles):
+                load.reference.add(value)
+                load.bytes += len(key) + len(value)
                 yield key, value
 
-        size = await self._cluster.fill(topic, PARTITIONS, known(messages(count, vehicles, since)))
-        return Load(topic, count, size, reference)
+        await self._cluster.fill(topic, known())
+        return load
 
     async def clean_up(self) -> None:
         """Leave no topic behind, also on a broker that is not ours."""
@@ -188,14 +184,14 @@ class Comparison:
         self._serial += 1
         name = f"{self._prefix}-{self._serial}-{runner.name}"
         run = Run(runner.name, number, load.messages)
-        scratch = self._folder / name
+        scratch = self._cluster.folder / name
         scratch.mkdir()
-        settings = _settings(self._cluster.servers, name, load.topic)
+        settings = self._cluster.settings(name, telemetry_topic=load.topic, silence_timeout="PT12H", http_port=0)
         if runner.ours:
             await create_topics(settings)
         else:
-            await self._cluster.create(settings.events_topic, PARTITIONS)
-            await self._cluster.create(f"{name}-states-changelog", PARTITIONS, compacted=True)
+            await self._cluster.create(settings.events_topic)
+            await self._cluster.create(f"{name}-states-changelog", compacted=True)
         log = scratch / "log"
         with log.open("wb") as out:
             began = time.monotonic()
@@ -231,11 +227,12 @@ class Comparison:
         deadline = time.monotonic() + _TIMEOUT_S
         while time.monotonic() < deadline:
             ended = process.poll() is not None
-            committed = await self._cluster.committed(settings.application_id, load.topic, PARTITIONS)
-            outputs = await self._cluster.end(settings.events_topic, PARTITIONS)
+            committed = await self._cluster.committed(settings)
+            outputs = await self._cluster.end(settings.events_topic)
             peak = max(peak, resident_bytes(process.pid))
             cpu = cpu_seconds(process.pid) or (samples[-1].cpu if samples else 0.0)
-            samples.append(Sample(time.monotonic(), committed, outputs, cpu, cpu_seconds(self._broker), busy_seconds()))
+            broker = cpu_seconds(self._cluster.broker)
+            samples.append(Sample(time.monotonic(), committed, outputs, cpu, broker, busy_seconds()))
             if ended or committed >= load.messages:
                 if ends_by_itself and not ended:  # it has yet to tell by its own clock
                     await asyncio.to_thread(_wait, process)
@@ -244,29 +241,14 @@ class Comparison:
         return samples, peak / 2**20
 
     async def _check(self, run: Run, runner: Runner, settings: Settings, load: Load) -> None:
-        values = await self._cluster.values(settings.events_topic, PARTITIONS)
+        values = [value for _, value in await self._cluster.records(settings.events_topic) if value is not None]
         run.outputs = len(values)
         run.wrong = wrong_with(values, load.reference, ours=runner.ours)
         if runner.ours:
             for topic in (settings.dead_letters_topic, settings.late_topic):
-                letters = await self._cluster.end(topic, PARTITIONS)
+                letters = await self._cluster.end(topic)
                 if letters:
                     run.wrong += f"{', ' if run.wrong else ''}{letters} in {topic}"
-
-
-def _settings(servers: str, name: str, telemetry: str) -> Settings:
-    return Settings.load(
-        bootstrap_servers=servers,
-        application_id=name,
-        partitions=PARTITIONS,
-        telemetry_topic=telemetry,
-        silence_timeout="PT12H",
-        http_port=0,
-        **{
-            f"{topic}_topic": f"{name}-{topic.replace('_', '-')}"
-            for topic in ("commands", "dead_letters", "late", "events", "trips", "status_events", "push_dead_letters")
-        },
-    )
 
 
 def _environment(runner: Runner, settings: Settings, load: Load, scratch: Path) -> dict[str, str]:
@@ -451,31 +433,27 @@ def prepare(names: list[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
 async def measure(options: argparse.Namespace, commands: dict[str, list[str]]) -> tuple[list[Run], Load]:
     """All rounds."""
     runs: list[Run] = []
-    with (
-        tempfile.TemporaryDirectory(prefix="ignition-trips-compare-") as folder,
-        broker(options.bootstrap_servers) as kafka,
-    ):
-        async with Cluster.at(kafka.bootstrap_servers) as cluster:
-            comparison = Comparison(cluster, kafka.pid, Path(folder), commands)
-            counts = {name: min(options.messages, RUNNERS[name].at_most or options.messages) for name in commands}
-            loads = {
-                count: await comparison.load(count, options.vehicles)
-                for count in sorted({options.messages, *counts.values()})
-            }
-            base = BASE if BASE in commands else next(iter(commands))
-            for _ in range(options.warm_ups):
-                print("warm-up, not counted:", end=" ", file=sys.stderr)
-                _say(await comparison.run(RUNNERS[base], loads[counts[base]], 0))
-            for number in range(1, options.rounds + 1):
-                order = list(commands)
-                random.Random(number).shuffle(order)  # noqa: S311
-                print(f"round {number}", file=sys.stderr)
-                for name in order:
-                    run = await comparison.quiet_run(RUNNERS[name], loads[counts[name]], number, options.noise)
-                    _say(run)
-                    runs.append(run)
-            await comparison.clean_up()
-            return runs, loads[options.messages]
+    async with Cluster.at(options.bootstrap_servers) as cluster:
+        comparison = Comparison(cluster, commands)
+        counts = {name: min(options.messages, RUNNERS[name].at_most or options.messages) for name in commands}
+        loads = {
+            count: await comparison.load(count, options.vehicles)
+            for count in sorted({options.messages, *counts.values()})
+        }
+        base = BASE if BASE in commands else next(iter(commands))
+        for _ in range(options.warm_ups):
+            print("warm-up, not counted:", end=" ", file=sys.stderr)
+            _say(await comparison.run(RUNNERS[base], loads[counts[base]], 0))
+        for number in range(1, options.rounds + 1):
+            order = list(commands)
+            random.Random(number).shuffle(order)  # noqa: S311
+            print(f"round {number}", file=sys.stderr)
+            for name in order:
+                run = await comparison.quiet_run(RUNNERS[name], loads[counts[name]], number, options.noise)
+                _say(run)
+                runs.append(run)
+        await comparison.clean_up()
+        return runs, loads[options.messages]
 
 
 def _options(given: list[str] | None) -> argparse.Namespace:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
@@ -19,9 +20,9 @@ from streams.trips.content import iso
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+SINCE: Final = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 PAUSE_MS: Final = 600_000
 EVERY_MS: Final = 5_000
-
 
 # A message without its numbers has less than this.
 _SHORT_BYTES: Final = 200
@@ -136,6 +137,11 @@ def telemetry(
 def messages(count: int, vehicles: int, since: int, seed: int = 1) -> Iterator[tuple[bytes, bytes]]:
     """The same as key and value."""
     return ((key, value) for _, key, value in telemetry(count, vehicles, since, seed))
+
+
+def recent(count: int, vehicles: int, seed: int = 1) -> Iterator[tuple[bytes, bytes]]:
+    """The same, of the time up to now."""
+    return messages(count, vehicles, int(time.time() * 1000) - span_ms(count, vehicles), seed)
 
 
 def delayed(load: Iterable[Message], share: float, at_least_ms: int, at_most_ms: int, seed: int = 1) -> list[Message]:

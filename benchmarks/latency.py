@@ -9,50 +9,34 @@ committed and, with at_least_once, one that reads uncommitted. The time runs fro
 producer until a reader has the record. In the end every trip that ended must have come out: once, or with at_least_once
 at least once.
 """
-# ruff: noqa: INP001, T201
+# ruff: noqa: INP001
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
-import os
-import signal
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from itertools import islice
+from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.partitioner import DefaultPartitioner
-from fleet import messages, span_ms
-from measuring import broker
+from aiokafka import AIOKafkaProducer
+from fleet import recent
+from measuring import PARTITIONS, Cluster, Worker, arguments, at_pace, emit, markdown, send
 
-from streams.settings import Settings
-from streams.topics import create_topics
+Ended = tuple[str, str]
+"""A vehicle, and the end of one of its trips."""
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    Ended = tuple[str, str]
-    """A vehicle, and the end of one of its trips."""
-
-PARTITIONS: Final = 8
 GUARANTEES: Final = {
     "exactly_once": ("read_committed",),
     "at_least_once": ("read_committed", "read_uncommitted"),
 }
 PAST: Final = 60
 """Messages of each vehicle before anything is measured: about one trip."""
-TICK: Final = 0.005
-"""Seconds; what is due by then is sent together."""
 LATE: Final = 30.0
 """Seconds after the last message; what has not come by then is missing."""
 SHOWN: Final = (50, 90, 99)
@@ -67,24 +51,15 @@ class Reader:
     ready: set[Ended] = field(default_factory=set)
     ids: Counter[str] = field(default_factory=Counter)
 
-    async def read(self, settings: Settings) -> None:
+    async def read(self, cluster: Cluster, topic: str) -> None:
         """From the beginning, until it is cancelled."""
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=settings.bootstrap_servers, isolation_level=self.isolation, enable_auto_commit=False
-        )
-        await consumer.start()
-        try:
-            places = [TopicPartition(settings.topics.events, number) for number in range(PARTITIONS)]
-            consumer.assign(places)
-            await consumer.seek_to_beginning(*places)
+        async with cluster.reading(topic, self.isolation) as consumer:
             while True:
                 fetched = await consumer.getmany(timeout_ms=500)
                 now = time.monotonic()
                 for records in fetched.values():
                     for record in records:
                         self._take(json.loads(record.value), now)
-        finally:
-            await consumer.stop()
 
     def _take(self, announcement: dict[str, Any], now: float) -> None:
         event, trip = announcement["metadata"]["type"], announcement["data"]["trip"]
@@ -100,123 +75,46 @@ class Reader:
         return sorted((self.arrived[ended] - at) * 1000 for ended, at in sent.items() if ended in self.ready)
 
 
-def chunks(fleet: Iterator[tuple[bytes, bytes]], count: int) -> Iterator[tuple[int, bytes, bytes]]:
-    """So many messages: partition, key and value."""
-    choose, numbers = DefaultPartitioner(), list(range(PARTITIONS))
-    places: dict[bytes, int] = {}
-    for _ in range(count):
-        key, value = next(fleet)
-        if key not in places:
-            places[key] = choose(key, numbers, numbers)
-        yield places[key], key, value
-
-
-async def send(
-    producer: AIOKafkaProducer, topic: str, these: Iterable[tuple[int, bytes, bytes]]
-) -> list[asyncio.Future[Any]]:
-    """Messages, in batches of their partitions."""
-    batches: dict[int, Any] = {}
-    sent = []
-    for number, key, value in these:
-        if number not in batches:
-            batches[number] = producer.create_batch()
-        if batches[number].append(key=key, value=value, timestamp=None) is None:
-            sent.append(await producer.send_batch(batches[number], topic, partition=number))
-            batches[number] = producer.create_batch()
-            batches[number].append(key=key, value=value, timestamp=None)
-    return sent + [await producer.send_batch(batch, topic, partition=number) for number, batch in batches.items()]
-
-
 async def pace(
-    producer: AIOKafkaProducer, topic: str, load: list[tuple[int, bytes, bytes]], rate: float
+    producer: AIOKafkaProducer, topic: str, load: Sequence[tuple[bytes, bytes]], rate: float
 ) -> dict[Ended, float]:
     """Send messages at a rate. Returns when each OFF was handed over."""
     sent: dict[Ended, float] = {}
     deliveries: list[asyncio.Future[Any]] = []
-    began, done = time.monotonic(), 0
-    while done < len(load):
-        await asyncio.sleep(TICK)
+    async for due in at_pace(load, rate):
         now = time.monotonic()
-        due = min(len(load), int((now - began) * rate))
-        these, done = load[done:due], due
-        for _, key, value in these:
+        for key, value in due:
             if b'"ignition":"OFF"' in value:
                 sent[key.decode(), json.loads(value)["timestamp"]] = now
-        deliveries += await send(producer, topic, these)
+        deliveries += await send(producer, topic, due)
     await asyncio.gather(*deliveries)
     return sent
 
 
-def start_worker(settings: Settings, guarantee: str, log: Path) -> subprocess.Popen[bytes]:
-    """As shipped."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TRIPS_")}
-    names = {
-        "TRIPS_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
-        "TRIPS_APPLICATION_ID": settings.application_id,
-        "TRIPS_TOPIC_PREFIX": settings.topic_prefix,
-        "TRIPS_PARTITIONS": str(PARTITIONS),
-        "TRIPS_PROCESSING_GUARANTEE": guarantee,
-        "TRIPS_HTTP_PORT": "0",
-    }
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "streams.cli", "worker"], env=kept | names, stdout=output, stderr=subprocess.STDOUT
-        )
-
-
-async def worked_off(settings: Settings, count: int, worker: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until so many messages are committed."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
-    await admin.start()
-    try:
-        done = 0
-        while done < count:
-            if worker.poll() is not None:
-                raise SystemExit(f"the worker has ended; its log:\n{_text(log)}")
-            await asyncio.sleep(0.1)
-            with suppress(Exception):  # the group is not there yet
-                offsets = await admin.list_consumer_group_offsets(settings.application_id)
-                done = sum(max(0, at.offset) for at in offsets.values())
-    finally:
-        await admin.close()
-
-
-def _text(log: Path) -> str:
-    return log.read_text()
-
-
-async def one_round(servers: str, folder: Path, number: int, guarantee: str, options: argparse.Namespace) -> list[Any]:
+async def one_round(cluster: Cluster, number: int, guarantee: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """An application of its own: a row for each reader."""
-    name = f"latency-{guarantee.replace('_', '-')}-{number}"
-    settings = Settings.load(
-        bootstrap_servers=servers, application_id=name, topic_prefix=f"{name}-", partitions=PARTITIONS
-    )
-    await create_topics(settings)
     past, present = PAST * options.vehicles, int(options.rate * options.seconds)
-    since = int(time.time() * 1000) - span_ms(past + present, options.vehicles)
-    fleet = messages(past + present, options.vehicles, since, seed=number + 1)
+    fleet = recent(past + present, options.vehicles, seed=number + 1)
     readers = [Reader(isolation) for isolation in GUARANTEES[guarantee]]
-    log = folder / f"{name}.log"
-    async with AsyncExitStack() as stack:
-        producer = AIOKafkaProducer(bootstrap_servers=servers, max_batch_size=2**18, linger_ms=0)
-        await producer.start()
-        stack.push_async_callback(producer.stop)
-        worker = start_worker(settings, guarantee, log)
-        stack.callback(worker.wait, 40)
-        stack.callback(worker.send_signal, signal.SIGTERM)
+    name = f"latency-{guarantee.replace('_', '-')}-{number}"
+    async with (
+        cluster.application(name, processing_guarantee=guarantee) as settings,
+        AIOKafkaProducer(bootstrap_servers=cluster.servers, max_batch_size=2**18, linger_ms=0) as producer,
+    ):
         topic = settings.topics.telemetry
-        await asyncio.gather(*await send(producer, topic, chunks(fleet, past)))
-        load = list(chunks(fleet, present))
-        await worked_off(settings, past, worker, log)
-        tasks = [asyncio.create_task(reader.read(settings)) for reader in readers]
-        await asyncio.sleep(1)  # until they have read what there is
-        sent = await pace(producer, topic, load, options.rate)
-        deadline = time.monotonic() + LATE
-        while time.monotonic() < deadline and any(sent.keys() - reader.arrived.keys() for reader in readers):  # noqa: ASYNC110 - records, not tasks
-            await asyncio.sleep(0.1)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        with Worker(settings, cluster.folder) as worker:
+            await asyncio.gather(*await send(producer, topic, islice(fleet, past)))
+            load = list(fleet)
+            await cluster.until_committed(settings, past, worker)
+            tasks = [asyncio.create_task(reader.read(cluster, settings.topics.events)) for reader in readers]
+            await asyncio.sleep(1)  # until they have read what there is
+            sent = await pace(producer, topic, load, options.rate)
+            deadline = time.monotonic() + LATE
+            while time.monotonic() < deadline and any(sent.keys() - reader.arrived.keys() for reader in readers):  # noqa: ASYNC110 - records, not tasks
+                await asyncio.sleep(0.1)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
     return [row(guarantee, number, reader, sent) for reader in readers]
 
 
@@ -246,41 +144,39 @@ def row(guarantee: str, number: int, reader: Reader, sent: dict[Ended, float]) -
 async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All rounds, interleaved."""
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder, broker() as kafka:
+    async with Cluster.at() as cluster:
         for number in range(options.rounds):
             for guarantee in options.guarantee or GUARANTEES:
-                rows += await one_round(kafka.bootstrap_servers, Path(folder), number, guarantee, options)
+                rows += await one_round(cluster, number, guarantee, options)
     return rows
 
 
-def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """One table: a row for each guarantee and reader, medians of the rounds."""
-    print(
-        f"{options.rate:,} records/s, {options.vehicles:,} vehicles, {PARTITIONS} partitions, {options.seconds} s, "
-        f"medians of {options.rounds} rounds; OFF produced to TripDataReady readable, ms"
-    )
+def table(rows: list[dict[str, Any]]) -> str:
+    """A row for each guarantee and reader, medians of the rounds."""
     columns = [*(f"p{percent}_ms" for percent in SHOWN), "max_ms"]
-    print("| guarantee | reader | trips | p50 | p90 | p99 | most |\n|---|---|--:|--:|--:|--:|--:|")
+    lines = []
     for guarantee, reader in dict.fromkeys((one["guarantee"], one["reader"]) for one in rows):
         these = [one for one in rows if (one["guarantee"], one["reader"]) == (guarantee, reader)]
-        cells = " | ".join(f"{statistics.median(one[column] for one in these):.1f}" for column in columns)
-        print(f"| {guarantee} | {reader} | {sum(one['ready'] for one in these):,} | {cells} |")
+        cells = (f"{statistics.median(one[column] for one in these):.1f}" for column in columns)
+        lines.append((guarantee, reader, f"{sum(one['ready'] for one in these):,}", *cells))
+    return markdown(("guarantee", "reader", "trips", *(f"p{percent}" for percent in SHOWN), "most"), lines)
 
 
 def main() -> None:
     """From the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--rate", type=int, default=2_000, help="records a second")
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("--vehicles", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--guarantee", action="append", choices=list(GUARANTEES), help="only this one")
-    parser.add_argument("--json", type=Path, help="where the single rounds go")
     options = parser.parse_args()
     rows = asyncio.run(measure(options))
-    show(rows, options)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    title = (
+        f"{options.rate:,} records/s, {options.vehicles:,} vehicles, {PARTITIONS} partitions, {options.seconds} s, "
+        f"medians of {options.rounds} rounds; OFF produced to TripDataReady readable, ms"
+    )
+    emit(title, table(rows), {"rounds": rows}, options.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: a broker, topics, processes and what they use, tables.
+"""What the benchmarks have in common: a Kafka, applications on it, processes and what they use, tables.
 
 Processor time and memory are read from ``/proc``: Linux.
 """
@@ -12,17 +12,20 @@ import json
 import logging
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -31,22 +34,30 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from streams.local.broker import KAFKA_VERSION, LocalKafka, free_ports
 from streams.settings import Settings
+from streams.topics import create_topics
 
 __all__ = [
-    "Broker",
+    "PARTITIONS",
     "Cluster",
+    "Took",
     "Worker",
     "about",
     "arguments",
-    "broker",
+    "at_pace",
     "busy_seconds",
     "cpu_seconds",
     "emit",
     "environment",
     "markdown",
     "median_and_range",
+    "numbers",
     "resident_bytes",
+    "run",
+    "send",
 ]
+
+PARTITIONS: Final = 8
+"""Of every topic."""
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -58,23 +69,13 @@ _STOP_WITHIN_S: Final = 30.0
 # A broker that is measured beside others is not to be what holds them up: Java's own compiler and collector.
 _SERVER_JVM: Final = ("-Xms512m", "-XX:+UseG1GC", "-Xshare:auto")
 _SERVER_HEAP_MB: Final = 1024
+_POLL_S: Final = 0.02
+# What is due by then is sent together.
+_TICK_S: Final = 0.005
+# Keys whose partition is remembered: aiokafka works it out in Python.
+_KEYS: Final = 100_000
 
-
-class Broker(NamedTuple):
-    """Where it answers, and its process; 0: it is not ours."""
-
-    bootstrap_servers: str
-    pid: int
-
-
-@contextmanager
-def broker(servers: str | None = None) -> Iterator[Broker]:
-    """A local Kafka as a server has it: compiled fully, more memory than the one of the demo. Or the one given."""
-    if servers is not None:
-        yield Broker(servers, 0)
-        return
-    with LocalKafka(heap=_SERVER_HEAP_MB, jvm=_SERVER_JVM) as kafka:
-        yield Broker(kafka.bootstrap_servers, kafka.pid)
+T = TypeVar("T")
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------
@@ -123,6 +124,21 @@ def environment(settings: Settings, **extra: str) -> dict[str, str]:
         plain = value.get_secret_value() if hasattr(value, "get_secret_value") else value
         kept[f"TRIPS_{name.upper()}"] = str(plain.total_seconds() if hasattr(plain, "total_seconds") else plain)
     return kept | extra
+
+
+class Took(NamedTuple):
+    """Seconds, by the wall and of processor time."""
+
+    wall: float
+    cpu: float
+
+
+def run(*command: str) -> Took:
+    """Run a program from start to end, with default settings; what it prints is thrown away."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run(command, stdout=subprocess.DEVNULL, env=environment(Settings.given()), check=True)
+    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Took(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 class Worker:
@@ -202,31 +218,63 @@ class Worker:
 
 
 class Cluster:
-    """What the benchmarks ask a cluster."""
+    """A Kafka, and what the benchmarks ask of it.
 
-    def __init__(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, servers: str) -> None:
+    Attributes:
+        servers: where it answers.
+        broker: the process of the broker; 0: it is not ours.
+        folder: for what processes leave behind; it goes with the cluster.
+    """
+
+    def __init__(
+        self, servers: str, broker: int, folder: Path, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer
+    ) -> None:
         self.servers = servers
+        self.broker = broker
+        self.folder = folder
         self._admin = admin
         self._consumer = consumer
 
     @classmethod
     @asynccontextmanager
-    async def at(cls, servers: str) -> AsyncIterator[Cluster]:
-        """Connected."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=servers)
-        consumer = AIOKafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False)
-        await admin.start()
-        await consumer.start()
-        try:
-            yield cls(admin, consumer, servers)
-        finally:
-            await consumer.stop()
-            await admin.close()
+    async def at(cls, servers: str | None = None) -> AsyncIterator[Cluster]:
+        """The one given. None: a local one as a server has it, compiled fully, with more memory than the demo's."""
+        async with AsyncExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ignition-trips-benchmark-"))
+            broker = 0
+            if servers is None:
+                kafka = stack.enter_context(LocalKafka(heap=_SERVER_HEAP_MB, jvm=_SERVER_JVM))
+                servers, broker = kafka.bootstrap_servers, kafka.pid
+            admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+            await admin.start()
+            stack.push_async_callback(admin.close)
+            consumer = await stack.enter_async_context(
+                AIOKafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False)
+            )
+            yield cls(servers, broker, Path(folder), admin, consumer)
 
-    async def create(self, name: str, partitions: int, *, compacted: bool = False) -> None:
+    def settings(self, name: str, **changes: Any) -> Settings:
+        """The default but for these changes, and for topics: their names begin with the application's."""
+        topics = {
+            setting: f"{name}.{field.default}"
+            for setting, field in Settings.model_fields.items()
+            if setting.endswith("_topic")
+        }
+        here = {"bootstrap_servers": self.servers, "application_id": name, "partitions": PARTITIONS, "topic_prefix": ""}
+        return Settings.load(**{**here, **topics, **changes})
+
+    @asynccontextmanager
+    async def application(self, name: str, **changes: Any) -> AsyncIterator[Settings]:
+        """An application of such settings, the process id behind its name; its topics are gone afterwards."""
+        settings = self.settings(f"{name}-{os.getpid()}", **changes)
+        await create_topics(settings)
+        yield settings
+        await self.drop(settings.application_id)
+
+    async def create(self, name: str, *, compacted: bool = False) -> None:
         """A topic, and wait until it is there."""
         config = {"cleanup.policy": "compact"} if compacted else {}
-        await self._admin.create_topics([NewTopic(name, partitions, 1, topic_configs=config)])
+        await self._admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs=config)])
         while name not in await self._admin.list_topics():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
@@ -236,62 +284,88 @@ class Cluster:
         if names:
             await self._admin.delete_topics(names)
 
-    async def end(self, topic: str, partitions: int) -> int:
+    async def end(self, topic: str) -> int:
         """The end offsets of a topic, summed up."""
-        places = [TopicPartition(topic, number) for number in range(partitions)]
-        return sum((await self._consumer.end_offsets(places)).values())
+        return sum((await self._consumer.end_offsets(_partitions(topic))).values())
 
-    async def committed(self, group: str, topic: str, partitions: int) -> int:
-        """The offsets of a group, summed up; 0 while there is no such group."""
-        places = [TopicPartition(topic, number) for number in range(partitions)]
+    async def committed(self, settings: Settings) -> int:
+        """The offsets of an application in its telemetry, summed up; 0 while there is no such group."""
+        places = _partitions(settings.topics.telemetry)
         with suppress(KafkaError):
-            offsets = await self._admin.list_consumer_group_offsets(group, partitions=places)
+            offsets = await self._admin.list_consumer_group_offsets(settings.application_id, partitions=places)
             return sum(max(0, found.offset) for found in offsets.values())
         return 0
 
-    async def fill(self, topic: str, partitions: int, messages: Iterable[tuple[bytes, bytes]]) -> int:
-        """Send messages, by their keys as every client of Kafka would; returns their bytes."""
-        choose, numbers = DefaultPartitioner(), list(range(partitions))
-        producer = AIOKafkaProducer(bootstrap_servers=self.servers, max_batch_size=2**17, linger_ms=5)
-        await producer.start()
-        batches = {number: producer.create_batch() for number in numbers}
-        sent, size = [], 0
-        for key, value in messages:
-            size += len(key) + len(value)
-            number = choose(key, numbers, numbers)
-            if batches[number].append(key=key, value=value, timestamp=None) is None:
-                sent.append(await producer.send_batch(batches[number], topic, partition=number))
-                batches[number] = producer.create_batch()
-                batches[number].append(key=key, value=value, timestamp=None)
-        for number, batch in batches.items():
-            if batch.record_count():
-                sent.append(await producer.send_batch(batch, topic, partition=number))
-        await asyncio.gather(*sent)
-        await producer.stop()
-        return size
+    async def until_committed(self, settings: Settings, count: int, *workers: Worker) -> int:
+        """Wait until so many records are committed, at least; returns how many are. The workers must not end."""
+        while (done := await self.committed(settings)) < count:
+            for worker in workers:
+                worker.check()
+            await asyncio.sleep(_POLL_S)
+        return done
 
-    async def values(self, topic: str, partitions: int) -> list[bytes]:
-        """All committed records of a topic."""
-        return [value for _, value in await self.records(topic, partitions) if value is not None]
+    async def fill(self, topic: str, messages: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send messages, and wait until they are there."""
+        async with AIOKafkaProducer(bootstrap_servers=self.servers, max_batch_size=2**17, linger_ms=5) as producer:
+            await asyncio.gather(*await send(producer, topic, messages))
 
-    async def records(self, topic: str, partitions: int) -> list[tuple[bytes | None, bytes | None]]:
-        """The same, as key and value."""
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.servers, enable_auto_commit=False, isolation_level="read_committed"
-        )
-        await consumer.start()
-        try:
-            places = [TopicPartition(topic, number) for number in range(partitions)]
-            consumer.assign(places)
-            await consumer.seek_to_beginning(*places)
-            ends = await consumer.end_offsets(places)
-            found: list[tuple[bytes | None, bytes | None]] = []
-            while any([await consumer.position(place) < ends[place] for place in places]):
+    @asynccontextmanager
+    async def reading(self, topic: str, isolation: str = "read_committed") -> AsyncIterator[AIOKafkaConsumer]:
+        """A consumer of a whole topic, at its beginning."""
+        async with AIOKafkaConsumer(
+            bootstrap_servers=self.servers, enable_auto_commit=False, isolation_level=isolation
+        ) as consumer:
+            consumer.assign(_partitions(topic))
+            await consumer.seek_to_beginning()
+            yield consumer
+
+    async def records(self, topic: str) -> list[tuple[bytes | None, bytes | None]]:
+        """All committed records of a topic, as key and value."""
+        found: list[tuple[bytes | None, bytes | None]] = []
+        async with self.reading(topic) as consumer:
+            ends = await consumer.end_offsets(_partitions(topic))
+            while any([await consumer.position(place) < end for place, end in ends.items()]):
                 for batch in (await consumer.getmany(timeout_ms=200)).values():
                     found += [(record.key, record.value) for record in batch]
-            return found
-        finally:
-            await consumer.stop()
+        return found
+
+
+def _partitions(topic: str) -> list[TopicPartition]:
+    return [TopicPartition(topic, number) for number in range(PARTITIONS)]
+
+
+@lru_cache(_KEYS)
+def _partition_of(key: bytes) -> int:
+    """Where every client of Kafka would send it."""
+    numbers = list(range(PARTITIONS))
+    return int(DefaultPartitioner()(key, numbers, numbers))
+
+
+async def send(
+    producer: AIOKafkaProducer, topic: str, messages: Iterable[tuple[bytes, bytes]]
+) -> list[asyncio.Future[Any]]:
+    """Send messages, keys and values, in batches of their partitions; returns what tells that they are there."""
+    batches: dict[int, Any] = {}
+    sent = []
+    for key, value in messages:
+        number = _partition_of(key)
+        if number not in batches:
+            batches[number] = producer.create_batch()
+        if batches[number].append(key=key, value=value, timestamp=None) is None:
+            sent.append(await producer.send_batch(batches[number], topic, partition=number))
+            batches[number] = producer.create_batch()
+            batches[number].append(key=key, value=value, timestamp=None)
+    return sent + [await producer.send_batch(batch, topic, partition=number) for number, batch in batches.items()]
+
+
+async def at_pace(messages: Sequence[T], rate: float) -> AsyncIterator[Sequence[T]]:
+    """All messages, so many a second: time and again those that are due."""
+    began, done = time.monotonic(), 0
+    while done < len(messages):
+        await asyncio.sleep(_TICK_S)
+        due = int((time.monotonic() - began) * rate)
+        yield messages[done:due]
+        done = due
 
 
 # -- what is told ------------------------------------------------------------------------------------------------------
@@ -304,6 +378,11 @@ def arguments(about_it: str, *, kafka: bool = False) -> argparse.ArgumentParser:
         parser.add_argument("--bootstrap-servers", metavar="HOST:PORT", help="a Kafka to use instead of a local one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the raw figures go")
     return parser
+
+
+def numbers(kind: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """The type of an option that takes several, separated by commas."""
+    return lambda text: [kind(one) for one in text.split(",")]
 
 
 def about() -> dict[str, str]:

@@ -27,12 +27,10 @@ from pathlib import Path
 from typing import Final
 
 import orjson
-from core import SINCE, KafkaRecord
+from core import KafkaRecord, new_processor
+from fleet import SINCE
 from measuring import arguments, emit, markdown, resident_bytes
 
-from streams.processor import Processor
-from streams.settings import Settings
-from streams.telemetry.reader import Reader
 from streams.testing import OutputRecord, TripsTestDriver
 from streams.trips.content import iso
 
@@ -96,14 +94,9 @@ def _telemetry(kind: str, vehicles: int, length: int) -> Iterator[list[KafkaReco
             yield batch
 
 
-def _processor() -> Processor:
-    settings = Settings.load()
-    return Processor(settings.rules(), Reader(max_clock_skew_ms=settings.max_clock_skew_ms))
-
-
 def process(kind: str, vehicles: int, length: int, changelog: dict[bytes, bytes] | None = None) -> Taken:
     """Process a fleet, and see what it takes in the end. The changelog goes into the one that is given, compacted."""
-    processor = _processor()
+    processor = new_processor()
     written = size = 0
     before = resident_bytes(os.getpid())
     batches = _telemetry(kind, vehicles, length)
@@ -139,7 +132,7 @@ def memory_of_driving(vehicles: int, length: int) -> int:
 
 def memory_of_stored(file: Path) -> int:
     """Of vehicles that are read back from a changelog, bytes: none of it was taken for something else before."""
-    processor = _processor()
+    processor = new_processor()
     gc.collect()
     before = resident_bytes(os.getpid())
     with file.open("rb") as stored:

@@ -4,45 +4,23 @@
 
 Each in a process of its own. What starting takes is measured with an empty file, and taken off.
 """
-# ruff: noqa: INP001, S603
+# ruff: noqa: INP001
 
 from __future__ import annotations
 
-import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import NamedTuple
 
-from core import SINCE
-from fleet import messages
-from measuring import arguments, emit, markdown, median_and_range
+from fleet import SINCE, messages
+from measuring import Took, arguments, emit, markdown, median_and_range, run
 
 _PARSE = "import sys, orjson\nfor line in open(sys.argv[1], 'rb'): orjson.loads(line)"
 WAYS = {
     "orjson.loads": [sys.executable, "-c", _PARSE],
     "trips derive": [sys.executable, "-m", "streams.cli", "derive"],
 }
-
-
-class Took(NamedTuple):
-    """Seconds, by the wall and of processor time."""
-
-    wall: float
-    cpu: float
-
-
-def run(command: list[str], file: Path) -> Took:
-    """From start to end."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRIPS_")}
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    subprocess.run([*command, str(file)], stdout=subprocess.DEVNULL, env=environment, check=True)
-    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Took(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def main() -> None:
@@ -61,8 +39,8 @@ def main() -> None:
             out.writelines(value + b"\n" for _, value in messages(options.messages, options.vehicles, SINCE))
         for _ in range(options.rounds):
             for name, command in WAYS.items():
-                started[name].append(run(command, empty))
-                took[name].append(run(command, file))
+                started[name].append(run(*command, str(empty)))
+                took[name].append(run(*command, str(file)))
     cost = {
         name: [max(one.cpu - statistics.median(start.cpu for start in started[name]), 1e-9) for one in found]
         for name, found in took.items()

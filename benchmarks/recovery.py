@@ -13,19 +13,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import tempfile
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from fleet import messages, span_ms
-from measuring import Cluster, Worker, arguments, broker, emit, markdown, resident_bytes
-
-from streams.settings import Settings
-from streams.topics import create_topics
-
-PARTITIONS = 8
+from fleet import recent
+from measuring import PARTITIONS, Cluster, Worker, arguments, emit, markdown, numbers, resident_bytes
 
 
 @dataclass(frozen=True)
@@ -47,61 +39,40 @@ class Recovery:
     memory: int
 
 
-async def recover(servers: str, folder: Path, vehicles: int, each: int) -> Recovery:
+async def recover(cluster: Cluster, vehicles: int, each: int) -> Recovery:
     """Let a worker make the state, and another read it back."""
-    name = f"recovery-{os.getpid()}-{vehicles}"
-    settings = Settings.load(
-        bootstrap_servers=servers,
-        application_id=name,
-        topic_prefix=f"{name}.",
-        partitions=PARTITIONS,
-        silence_timeout="PT12H",
-    )
-    await create_topics(settings)
     count = vehicles * each
-    async with Cluster.at(servers) as cluster:
-        since = int(time.time() * 1000) - span_ms(count, vehicles)
-        await cluster.fill(settings.topics.telemetry, PARTITIONS, messages(count, vehicles, since))
-        with Worker(settings, folder) as worker:
-            while await cluster.committed(name, settings.topics.telemetry, PARTITIONS) < count:
-                worker.check()
-                await asyncio.sleep(0.1)
+    async with cluster.application(f"recovery-{vehicles}", silence_timeout="PT12H") as settings:
+        await cluster.fill(settings.topics.telemetry, recent(count, vehicles))
+        with Worker(settings, cluster.folder) as worker:
+            await cluster.until_committed(settings, count, worker)
         began = time.monotonic()
-        with Worker(settings, folder) as worker:
+        with Worker(settings, cluster.folder) as worker:
             await worker.until_ready()
             ready_s = time.monotonic() - began
             metrics = worker.metrics()
             memory = resident_bytes(worker.pid)
-        changelog = await cluster.records(settings.topics.changelog, PARTITIONS)
-        await cluster.drop(name)
-        return Recovery(
-            vehicles,
-            int(metrics["trips_recovery_records"]),
-            sum(len(key or b"") + len(value or b"") for key, value in changelog),
-            metrics["trips_recovery_seconds"],
-            ready_s,
-            memory,
-        )
+        changelog = await cluster.records(settings.topics.changelog)
+    return Recovery(
+        vehicles,
+        int(metrics["trips_recovery_records"]),
+        sum(len(key or b"") + len(value or b"") for key, value in changelog),
+        metrics["trips_recovery_seconds"],
+        ready_s,
+        memory,
+    )
 
 
 async def measure(options: argparse.Namespace) -> list[Recovery]:
     """All fleets, on one broker."""
-    with tempfile.TemporaryDirectory() as folder, broker(options.bootstrap_servers) as kafka:
-        return [
-            await recover(kafka.bootstrap_servers, Path(folder), vehicles, options.each)
-            for vehicles in options.vehicles
-        ]
-
-
-def numbers(text: str) -> list[int]:
-    """Several, separated by commas."""
-    return [int(one) for one in text.split(",")]
+    async with Cluster.at(options.bootstrap_servers) as cluster:
+        return [await recover(cluster, vehicles, options.each) for vehicles in options.vehicles]
 
 
 def main() -> None:
     """From the command line."""
     parser = arguments(__doc__, kafka=True)
-    parser.add_argument("--vehicles", type=numbers, default=[100_000, 500_000])
+    parser.add_argument("--vehicles", type=numbers(int), default=[100_000, 500_000])
     parser.add_argument("--each", type=int, default=1, help="messages of each vehicle")
     options = parser.parse_args()
     found = asyncio.run(measure(options))

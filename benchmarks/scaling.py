@@ -20,28 +20,32 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 
 import orjson
 from aiokafka import AIOKafkaProducer
-from core import SINCE, KafkaRecord
-from fleet import Message, late, messages, repeated, shuffled, span_ms, telemetry
-from measuring import Cluster, Worker, arguments, broker, cpu_seconds, emit, markdown, median_and_range
+from core import KafkaRecord, new_processor
+from fleet import SINCE, Message, late, recent, repeated, shuffled, telemetry
+from measuring import (
+    PARTITIONS,
+    Cluster,
+    Worker,
+    arguments,
+    at_pace,
+    cpu_seconds,
+    emit,
+    markdown,
+    median_and_range,
+    numbers,
+)
 
-from streams.processor import Processor
 from streams.settings import Settings
-from streams.telemetry.reader import Reader
-from streams.topics import create_topics
 
-PARTITIONS: Final = 8
 _BATCH: Final = 1_000
 _LOAD_BATCH: Final = 4_000
 _VEHICLES: Final = 625
@@ -66,8 +70,7 @@ class Cost:
 
     def renew(self) -> None:
         """Begin with no vehicle."""
-        settings = Settings.load()
-        self._processor = Processor(settings.rules(), Reader(max_clock_skew_ms=settings.max_clock_skew_ms))
+        self._processor = new_processor()
         self._offset = 0
 
     def add(self, load: Iterable[Message], *, counts: bool = True) -> None:
@@ -152,25 +155,14 @@ def loads(options: argparse.Namespace) -> tuple[str, str, Any]:
 
 @asynccontextmanager
 async def running(
-    servers: str, folder: Path, name: str, workers: int, **changes: Any
-) -> AsyncIterator[tuple[Cluster, Settings, list[Worker]]]:
+    cluster: Cluster, name: str, workers: int, **changes: Any
+) -> AsyncIterator[tuple[Settings, list[Worker]]]:
     """An application of its own with so many workers, all ready, each with its share of the partitions."""
-    name = f"{name}-{os.getpid()}"
-    settings = Settings.load(
-        bootstrap_servers=servers,
-        application_id=name,
-        topic_prefix=f"{name}.",
-        partitions=PARTITIONS,
-        silence_timeout="PT12H",
-        **changes,
-    )
-    await create_topics(settings)
-    async with Cluster.at(servers) as cluster:
+    async with cluster.application(name, silence_timeout="PT12H", **changes) as settings:
         with ExitStack() as stack:
-            started = [stack.enter_context(Worker(settings, folder)) for _ in range(workers)]
+            started = [stack.enter_context(Worker(settings, cluster.folder)) for _ in range(workers)]
             await _until_shared(started)
-            yield cluster, settings, started
-        await cluster.drop(name)
+            yield settings, started
 
 
 async def _until_shared(workers: list[Worker]) -> None:
@@ -184,38 +176,28 @@ async def _until_shared(workers: list[Worker]) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _until_done(cluster: Cluster, settings: Settings, workers: list[Worker], count: int) -> None:
-    while await cluster.committed(settings.application_id, settings.topics.telemetry, PARTITIONS) < count:
-        for worker in workers:
-            worker.check()
-        await asyncio.sleep(0.02)
-
-
-async def _backlog(servers: str, folder: Path, name: str, workers: int, count: int) -> float:
-    async with running(servers, folder, name, workers) as (cluster, settings, started):
-        since = int(time.time() * 1000) - span_ms(count, 5_000)
-        load = list(messages(count, 5_000, since))
+async def _backlog(cluster: Cluster, name: str, workers: int, count: int) -> float:
+    async with running(cluster, name, workers) as (settings, started):
+        load = list(recent(count, _FLEET))
         before = sum(cpu_seconds(worker.pid) for worker in started)
-        await cluster.fill(settings.topics.telemetry, PARTITIONS, load)
-        await _until_done(cluster, settings, started, count)
+        await cluster.fill(settings.topics.telemetry, load)
+        await cluster.until_committed(settings, count, *started)
         return (sum(cpu_seconds(worker.pid) for worker in started) - before) / count * 1e6
 
 
 async def live(options: argparse.Namespace) -> tuple[str, str, Any]:
     """What a message costs of which no other of its vehicle is near."""
     found = []
-    with tempfile.TemporaryDirectory() as folder, broker(options.bootstrap_servers) as kafka:
+    async with Cluster.at(options.bootstrap_servers) as cluster:
         for number in range(options.rounds):
-            name = f"live-{number}"
-            async with running(kafka.bootstrap_servers, Path(folder), name, 1) as (cluster, settings, started):
-                vehicles, done, cpu = options.messages, 0, 0.0
-                load = messages(3 * vehicles, vehicles, int(time.time() * 1000) - span_ms(3 * vehicles, vehicles))
-                for _ in range(3):  # twice for the vehicles to be known
-                    before = cpu_seconds(started[0].pid)
-                    await cluster.fill(settings.topics.telemetry, PARTITIONS, list(islice(load, vehicles)))
-                    done += vehicles
-                    await _until_done(cluster, settings, started, done)
-                    cpu = cpu_seconds(started[0].pid) - before
+            async with running(cluster, f"live-{number}", 1) as (settings, (worker,)):
+                vehicles, cpu = options.messages, 0.0
+                load = recent(3 * vehicles, vehicles)
+                for turn in range(3):  # twice for the vehicles to be known
+                    before = cpu_seconds(worker.pid)
+                    await cluster.fill(settings.topics.telemetry, list(islice(load, vehicles)))
+                    await cluster.until_committed(settings, (turn + 1) * vehicles, worker)
+                    cpu = cpu_seconds(worker.pid) - before
                 found.append(cpu / vehicles * 1e6)
     title = f"`trips worker`, a message of each of {options.messages:,} vehicles, medians of {options.rounds} rounds"
     return title, markdown(("", "CPU, us a record"), [("live", median_and_range(found, ".1f"))]), found
@@ -224,11 +206,10 @@ async def live(options: argparse.Namespace) -> tuple[str, str, Any]:
 async def workers(options: argparse.Namespace) -> tuple[str, str, Any]:
     """Several workers beside one."""
     found: dict[int, list[float]] = {count: [] for count in options.counts}
-    with tempfile.TemporaryDirectory() as folder, broker(options.bootstrap_servers) as kafka:
+    async with Cluster.at(options.bootstrap_servers) as cluster:
         for number in range(options.rounds):
             for count, costs in found.items():
-                name = f"scaling-{number}-{count}"
-                costs.append(await _backlog(kafka.bootstrap_servers, Path(folder), name, count, options.messages))
+                costs.append(await _backlog(cluster, f"scaling-{number}-{count}", count, options.messages))
     rows: Rows = [
         (
             count,
@@ -241,34 +222,23 @@ async def workers(options: argparse.Namespace) -> tuple[str, str, Any]:
     return title, markdown(("workers", "CPU, us a record, all together", f"times {options.counts[0]}"), rows), found
 
 
-async def _paced(
-    servers: str, folder: Path, interval: float, options: argparse.Namespace
-) -> tuple[float, float, float]:
+async def _paced(cluster: Cluster, interval: float, options: argparse.Namespace) -> tuple[float, float, float]:
     """Processor time of a record in us, checkpoints a second, and processor time of a second without work."""
-    async with running(servers, folder, f"commits-{interval}", 1, commit_interval=interval) as (
-        cluster,
-        settings,
-        (worker,),
-    ):
+    async with running(cluster, f"commits-{interval}", 1, commit_interval=interval) as (settings, (worker,)):
         count, known = int(options.rate * options.seconds), 2 * _FLEET
-        load = iter(list(messages(known + count, _FLEET, int(time.time() * 1000) - span_ms(known + count, _FLEET))))
-        await cluster.fill(settings.topics.telemetry, PARTITIONS, islice(load, known))
-        await _until_done(cluster, settings, [worker], known)
+        load = list(recent(known + count, _FLEET))
+        await cluster.fill(settings.topics.telemetry, load[:known])
+        await cluster.until_committed(settings, known, worker)
         idle, began = cpu_seconds(worker.pid), time.monotonic()
         await asyncio.sleep(2)
         idle = (cpu_seconds(worker.pid) - idle) / (time.monotonic() - began)
-        producer = AIOKafkaProducer(bootstrap_servers=servers, linger_ms=2)
-        await producer.start()
-        before, began = worker.metrics()["trips_checkpoint_seconds_count"], time.monotonic()
-        cpu, sent = cpu_seconds(worker.pid), 0
-        while sent < count:
-            due = min(count, int((time.monotonic() - began) * options.rate) + 1)
-            for key, value in islice(load, due - sent):
-                await producer.send(settings.topics.telemetry, value, key=key)
-            sent = due
-            await asyncio.sleep(0.005)
-        await producer.stop()
-        await _until_done(cluster, settings, [worker], known + count)
+        async with AIOKafkaProducer(bootstrap_servers=cluster.servers, linger_ms=2) as producer:
+            before, began = worker.metrics()["trips_checkpoint_seconds_count"], time.monotonic()
+            cpu = cpu_seconds(worker.pid)
+            async for due in at_pace(load[known:], options.rate):
+                for key, value in due:
+                    await producer.send(settings.topics.telemetry, value, key=key)
+        await cluster.until_committed(settings, known + count, worker)
         seconds = time.monotonic() - began
         cpu = cpu_seconds(worker.pid) - cpu
         checkpoints = worker.metrics()["trips_checkpoint_seconds_count"] - before
@@ -278,9 +248,9 @@ async def _paced(
 async def commits(options: argparse.Namespace) -> tuple[str, str, Any]:
     """Checkpoints seldom and often."""
     found = {}
-    with tempfile.TemporaryDirectory() as folder, broker(options.bootstrap_servers) as kafka:
+    async with Cluster.at(options.bootstrap_servers) as cluster:
         for interval in options.intervals:
-            found[interval] = await _paced(kafka.bootstrap_servers, Path(folder), interval, options)
+            found[interval] = await _paced(cluster, interval, options)
     rows: Rows = [
         (f"{interval:g} s", f"{cpu:.1f}", f"{checkpoints:.1f}", f"{idle * 100:.1f}")
         for interval, (cpu, checkpoints, idle) in found.items()
@@ -297,10 +267,6 @@ async def commits(options: argparse.Namespace) -> tuple[str, str, Any]:
 # -- from the command line ---------------------------------------------------------------------------------------------
 
 
-def _numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    return lambda text: [kind(one) for one in text.split(",")]
-
-
 def main() -> None:
     """From the command line."""
     parser = arguments(__doc__, kafka=True)
@@ -309,14 +275,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rate", type=int, default=2_000)
     parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument(
-        "--vehicles",
-        type=_numbers(int),
-        default=[1_000, 10_000, 100_000, 1_000_000],
-    )
-    parser.add_argument("--intervals", type=_numbers(float), default=[0.1, 0.5, 1.0, 10.0])
+    parser.add_argument("--vehicles", type=numbers(int), default=[1_000, 10_000, 100_000, 1_000_000])
+    parser.add_argument("--intervals", type=numbers(float), default=[0.1, 0.5, 1.0, 10.0])
     parser.add_argument("--each", type=int, default=2)
-    parser.add_argument("--counts", type=_numbers(int), default=[1, 2])
+    parser.add_argument("--counts", type=numbers(int), default=[1, 2])
     options = parser.parse_args()
     match options.what:
         case "fleets":

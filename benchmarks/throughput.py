@@ -18,21 +18,17 @@ import asyncio
 import os
 import statistics
 import sys
-import tempfile
 import time
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import NamedTuple
 
 from aiohttp import web
-from fleet import messages, span_ms
-from measuring import Cluster, Worker, arguments, broker, cpu_seconds, emit, environment, markdown
+from fleet import recent
+from measuring import Cluster, Worker, arguments, cpu_seconds, emit, environment, markdown
 
 from streams.local.broker import free_ports
 from streams.settings import Settings
-from streams.topics import create_topics
 
-PARTITIONS = 8
 TELEMETRY = "benchmark-telemetry"
 
 
@@ -74,46 +70,29 @@ class Endpoint:
         return f"http://127.0.0.1:{port}/"
 
 
-async def work(settings: Settings, folder: Path, cluster: Cluster, count: int) -> tuple[float, float]:
+async def work(cluster: Cluster, settings: Settings, count: int) -> tuple[float, float]:
     """A worker from the first record to the last: records a second, and µs of processor time a record."""
-
-    async def committed() -> int:
-        worker.check()
-        return await cluster.committed(settings.application_id, TELEMETRY, PARTITIONS)
-
-    with Worker(settings, folder) as worker:
-        while not (done := await committed()):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-        first, began, cpu = done, time.monotonic(), cpu_seconds(worker.pid)
-        while await committed() < count:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    with Worker(settings, cluster.folder) as worker:
+        first = await cluster.until_committed(settings, 1, worker)
+        began, cpu = time.monotonic(), cpu_seconds(worker.pid)
+        await cluster.until_committed(settings, count, worker)
         seconds, cpu = time.monotonic() - began, cpu_seconds(worker.pid) - cpu
         if first == count:
             raise SystemExit("all was done between two looks: too few messages to measure anything")
         return (count - first) / seconds, cpu / (count - first) * 1e6
 
 
-async def one_round(cluster: Cluster, folder: Path, number: int, count: int, *, push: bool) -> Run:
+async def one_round(cluster: Cluster, number: int, count: int, *, push: bool) -> Run:
     """An application of its own."""
     name = f"benchmark-{number}{'-push' if push else ''}"
-    settings = Settings.load(
-        bootstrap_servers=cluster.servers,
-        application_id=name,
-        events_topic=f"{name}-events",
-        trips_topic=f"{name}-trips",
-        telemetry_topic=TELEMETRY,
-        partitions=PARTITIONS,
-        silence_timeout="PT12H",
-        push_allowed_networks="127.0.0.0/8",
-    )
-    await create_topics(settings)
-    async with AsyncExitStack() as stack:
+    changes = {"telemetry_topic": TELEMETRY, "silence_timeout": "PT12H", "push_allowed_networks": "127.0.0.0/8"}
+    async with cluster.application(name, **changes) as settings, AsyncExitStack() as stack:
         endpoint = Endpoint()
         if push:
             url = await endpoint.listen(stack)
-            stack.enter_context(Worker(settings, folder, "push", "worker"))
+            stack.enter_context(Worker(settings, cluster.folder, "push", "worker"))
             await _subscribe(settings, url)
-        rate, cpu_us = await work(settings, folder, cluster, count)
+        rate, cpu_us = await work(cluster, settings, count)
         return Run(rate, cpu_us, endpoint.taken)
 
 
@@ -133,16 +112,14 @@ async def measure(options: argparse.Namespace) -> dict[str, list[Run]]:
     runs: dict[str, list[Run]] = {"worker": []}
     if options.push:
         runs["worker, pushes beside it"] = []
-    with tempfile.TemporaryDirectory() as folder, broker() as kafka:
-        async with Cluster.at(kafka.bootstrap_servers) as cluster:
-            await cluster.create(TELEMETRY, PARTITIONS)
-            since = int(time.time() * 1000) - span_ms(options.messages, options.vehicles)
-            await cluster.fill(TELEMETRY, PARTITIONS, messages(options.messages, options.vehicles, since))
-            for number in range(options.rounds):
-                for name, found in runs.items():
-                    run = await one_round(cluster, Path(folder), number, options.messages, push="push" in name)
-                    print(f"round {number + 1}, {name}: {run.records_a_second:,.0f} records/s, {run.cpu_us:.1f} us CPU")
-                    found.append(run)
+    async with Cluster.at() as cluster:
+        await cluster.create(TELEMETRY)
+        await cluster.fill(TELEMETRY, recent(options.messages, options.vehicles))
+        for number in range(options.rounds):
+            for name, found in runs.items():
+                run = await one_round(cluster, number, options.messages, push="push" in name)
+                print(f"round {number + 1}, {name}: {run.records_a_second:,.0f} records/s, {run.cpu_us:.1f} us CPU")
+                found.append(run)
     return runs
 
 

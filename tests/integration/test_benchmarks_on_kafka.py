@@ -55,3 +55,9 @@ def test_checkpoints_seldom_and_often_are_measured(measure):
     _, raw = measure("scaling", "commits", "--rate", "200", "--seconds", "1", "--intervals", "0.1")
     (checkpoints,) = [row[1] for row in raw["commits"].values()]
     assert checkpoints > 0
+
+
+def test_the_start_of_a_worker_is_measured(measure):
+    _, raw = measure("startup", "--rounds", "1")
+    assert len(raw["seconds"]["worker ready, empty state"]) == 1
+    assert raw["memory_mib"][0] > 0

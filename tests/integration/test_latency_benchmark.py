@@ -23,7 +23,7 @@ def test_latency_is_measured_with_each_guarantee_and_reader(tmp_path):
         timeout=200,
     )
     assert (result.returncode, result.stderr) == (0, "")
-    rows = json.loads(target.read_text())
+    rows = json.loads(target.read_text())["rounds"]
     assert [(row["guarantee"], row["reader"]) for row in rows] == [
         ("exactly_once", "read_committed"),
         ("at_least_once", "read_committed"),

@@ -14,19 +14,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import uvicorn
+from fleet import SINCE
+from measuring import arguments, emit, markdown
 from sqlalchemy import func, select
 
 from streams.local.broker import LocalKafka, free_ports
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-BEGIN: Final = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 FLEET: Final = 5_000
 PORTION: Final = 20_000
 BARE: Final = "a bare answer"
@@ -59,7 +59,7 @@ BARE: Final = "a bare answer"
 
 def trip_at(number: int) -> tuple[str, int]:
     """Vehicle and start of a trip: the fleet drives in turns, a trip each quarter of a second."""
-    return f"vehicle-{number * 7919 % FLEET}", BEGIN + number * 250
+    return f"vehicle-{number * 7919 % FLEET}", SINCE + number * 250
 
 
 def payload(number: int, count: int) -> bytes:
@@ -246,7 +246,7 @@ def questions(count: int) -> Iterator[tuple[str, Any]]:
         return lambda connection, chance: connection.ask("GET", path(chance))
 
     def moment(chance: random.Random) -> int:
-        return BEGIN + chance.randrange(count) * 250
+        return SINCE + chance.randrange(count) * 250
 
     def trip(chance: random.Random) -> str:
         return identify(*trip_at(chance.randrange(count))).id
@@ -296,25 +296,23 @@ async def updates(asked: list[Connection]) -> Any:
     return update
 
 
-async def ask(port: int, token: str, options: argparse.Namespace) -> None:
-    """All questions, a line each."""
+async def ask(port: int, token: str, options: argparse.Namespace) -> dict[str, tuple[float, float, float]]:
+    """All questions, and what was measured of each."""
     async with connections(port, token, options.readers) as asked:
-        print(f"\n{options.readers} connections, {options.seconds:g} s each\n")
-        print(f"| {'question':<36} | requests/s |  ratio | median ms | p99 ms | p99 ratio |")
-        print(f"|{'-' * 38}|{'-' * 12}|{'-' * 8}|{'-' * 11}|{'-' * 8}|{'-' * 11}|")
-        bare = (0.0, 0.0, 0.0)
-        for name, question in questions(options.trips):
-            found = await measure(asked, options.seconds, question)
-            bare = found if name == BARE else bare
-            show(name, found, bare)
+        found = {name: await measure(asked, options.seconds, question) for name, question in questions(options.trips)}
         if options.status:
-            show("a status update, decided", await measure(asked, options.seconds, await updates(asked)), bare)
+            found["a status update, decided"] = await measure(asked, options.seconds, await updates(asked))
+        return found
 
 
-def show(name: str, found: tuple[float, float, float], bare: tuple[float, float, float]) -> None:
-    """A line of the table."""
-    rate, median, p99 = found
-    print(f"| {name:<36} | {rate:10,.0f} | {rate / bare[0]:6.2f} | {median:9.2f} | {p99:6.2f} | {p99 / bare[2]:9.1f} |")
+def table(found: dict[str, tuple[float, float, float]]) -> str:
+    """A line for each question."""
+    bare_rate, _, bare_p99 = found[BARE]
+    rows = [
+        (name, f"{rate:,.0f}", f"{rate / bare_rate:.2f}", f"{median:.2f}", f"{p99:.2f}", f"{p99 / bare_p99:.1f}")
+        for name, (rate, median, p99) in found.items()
+    ]
+    return markdown(("question", "requests/s", "ratio", "median ms", "p99 ms", "p99 ratio"), rows)
 
 
 async def until_there(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -332,7 +330,7 @@ async def until_there(port: int, process: subprocess.Popen[bytes]) -> None:
 
 def main() -> None:
     """Fill, serve, ask."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--trips", type=int, default=1_000_000)
     parser.add_argument("--database", help="a URL; a temporary SQLite file if not given")
     parser.add_argument("--readers", type=int, default=8)
@@ -343,31 +341,25 @@ def main() -> None:
     if options.serve:
         serve(options.database, int(options.serve[0]), options.serve[1] or None)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         url = options.database or f"sqlite:///{Path(folder) / 'trips.sqlite3'}"
         engine = open_database(Settings.given(serve_database=url))
         fill(engine, options.trips)
         token = KeyStore(engine).create("benchmark", ["admin"])[1]
         engine.dispose()
         port, kafka_port = free_ports(2)
-        kafka = LocalKafka(port=kafka_port) if options.status else None
-        try:
-            servers = ""
-            if kafka is not None:
-                kafka.start()
-                servers = kafka.bootstrap_servers
-                asyncio.run(create_topics(Settings.given(bootstrap_servers=servers, partitions=4)))
-            command = [sys.executable, __file__, "--database", url, "--serve", str(port), servers]
-            process = subprocess.Popen(command, env=os.environ)
-            try:
-                asyncio.run(until_there(port, process))
-                asyncio.run(ask(port, token, options))
-            finally:
-                process.terminate()
-                process.wait()
-        finally:
-            if kafka is not None:
-                kafka.stop()
+        servers = ""
+        if options.status:
+            servers = stack.enter_context(LocalKafka(port=kafka_port)).bootstrap_servers
+            asyncio.run(create_topics(Settings.given(bootstrap_servers=servers, partitions=4)))
+        command = [sys.executable, __file__, "--database", url, "--serve", str(port), servers]
+        process = stack.enter_context(subprocess.Popen(command))
+        stack.callback(process.terminate)
+        asyncio.run(until_there(port, process))
+        found = asyncio.run(ask(port, token, options))
+    title = f"{options.trips:,} trips, {options.readers} connections, {options.seconds:g} s each"
+    emit(title, table(found), {"questions": found}, options.json)
 
 
 if __name__ == "__main__":

@@ -67,3 +67,9 @@ def test_the_telling_of_a_file_is_measured(measure):
 def test_starting_is_measured(measure):
     raw = measure("startup", "--rounds", 1, "--no-kafka")
     assert raw["seconds"].keys() == {"python alone", "trips --help"}
+
+
+def test_the_read_side_is_measured(measure):
+    raw = measure("read_side", "--trips", 5000, "--seconds", 0.1, "--readers", 2)
+    assert len(raw["questions"]) == 10
+    assert all(figure > 0 for figures in raw["questions"].values() for figure in figures)

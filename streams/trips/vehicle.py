@@ -717,10 +717,11 @@ class Vehicle:
         if word is None or (trip.end is None and word.state is not State.STARTED):
             published = word.published if word is not None else self.told_before
             word = self._ledger.open(trip.start)
+            envelope = self._envelope(trip.start, trip.flow_id)
             self._say(
                 "TripStarted",
-                trip,
-                content.started(self._envelope(trip.start, trip.flow_id), trip),
+                envelope,
+                content.started(envelope, trip),
                 trip.start,
                 trips_record=TripsRecord.DELETE if published else TripsRecord.KEEP,
             )
@@ -733,8 +734,8 @@ class Vehicle:
     def _end(self, trip: Trip, word: Word) -> None:
         word.state, word.end, word.digest, word.owed = State.ENDED, trip.end, b"", False
         self._ledger.note(trip.start, word)
-        body = content.ended(self._envelope(trip.start, trip.flow_id), trip)
-        self._say("TripEnded", trip, body, trip.end or 0)
+        envelope = self._envelope(trip.start, trip.flow_id)
+        self._say("TripEnded", envelope, content.ended(envelope, trip), trip.end or 0)
 
     def _advance(self, trip: Trip, word: Word) -> None:
         """Say of a trip that has ended that it has, and that it is ready, if that is not said yet."""
@@ -753,7 +754,8 @@ class Vehicle:
         event, data = content.ready_event(trip, self._rules)
         state = State.DISCARDED if event == "TripDiscarded" else State.READY
         tell = content.discarded if state is State.DISCARDED else content.finished
-        body = tell(self._envelope(trip.start, trip.flow_id), trip)
+        envelope = self._envelope(trip.start, trip.flow_id)
+        body = tell(envelope, trip)
         digest = _digest(body)
         owed = word.state is not state or word.digest != digest
         if word.owed != (owed and not passed):
@@ -764,7 +766,7 @@ class Vehicle:
         record = TripsRecord.PUT if state is State.READY else TripsRecord.DELETE if word.published else TripsRecord.KEEP
         word.state, word.digest, word.published = state, digest, state is State.READY
         self._ledger.note(trip.start, word)
-        self._say(event, trip, body, trip.end or 0, data, trips_record=record)
+        self._say(event, envelope, body, trip.end or 0, data, trips_record=record)
 
     def _delay_passed(self, trip: Trip) -> bool:
         delay = self._rules.ready_delay_ms
@@ -796,14 +798,13 @@ class Vehicle:
     def _say(
         self,
         event: str,
-        trip: Trip,
+        envelope: content.Envelope,
         body: dict[str, Any],
         occurred_at: int,
         data: dict[str, str] | None = None,
         *,
         trips_record: TripsRecord = TripsRecord.KEEP,
     ) -> None:
-        envelope = self._envelope(trip.start, trip.flow_id)
         identifier, payload = envelope.encode(event, occurred_at, body, **(data or {}))
         self._publish(envelope, event, identifier, payload, trips_record)
 

@@ -1,11 +1,10 @@
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from streams.records import Record
 from streams.trips.samples import Row, Unit
 
 class Front:
-    def lend(self, newest: int, due: int, on: int, gap: bool, unit: Unit | None) -> None: ...
+    def lend(self, newest: int, due: int, on: int, gap: bool, unit: Unit | None, most: int) -> None: ...
     def give_back(self) -> tuple[bytes, int, int, int, int, int, int, int, Unit | None] | None: ...
 
 class Intake:

@@ -5,8 +5,8 @@ Nearly every record is a clean message whose row is newer than all before, and c
 becomes of it is a packed row behind others. An :class:`Intake` does that, without an object of Python's for it, and
 hands on every other record: to the reader what is not a clean message, to the vehicle what is not in order.
 
-- It reads less than the reader does: no escapes, nothing but ASCII, no envelope, no property with a time of its own, no
-  exponents, no field twice, nothing nested but a position and a unit. At the first thing that it does not know it gives
+- It reads less than the reader does: no escapes, nothing but ASCII, no envelope, no property with a time of its own,
+  no field twice, nothing nested but a position and a unit. At the first thing that it does not know it gives
   up, and the reader begins anew. So what it does say has to be what the reader would say.
 - What it needs to know of a vehicle is lent to it, as a :class:`Front`. It takes a row exactly where
   :meth:`streams.trips.vehicle.Vehicle.go_on` would. Before anybody else looks at the vehicle, it gives back what came.
@@ -18,9 +18,10 @@ import sys
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.limits cimport LLONG_MAX
-from libc.math cimport floor
+from libc.math cimport NAN, floor, isinf, isnan
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
@@ -40,6 +41,9 @@ from streams.telemetry.properties import (
 from streams.telemetry.timestamps import EARLIEST, LATEST
 from streams.trips.samples import FLOW_ID_BIT, Property
 from streams.trips.timeline import FORMATS, SAME_UNIT
+
+cdef extern from "Python.h":
+    double PyOS_string_to_double(const char* written, char** end, PyObject* overflow) except? -1.0
 
 ctypedef const unsigned char* Text
 
@@ -142,7 +146,7 @@ cdef class Front:
     cdef int on
     cdef object unit
     cdef char* rows
-    cdef Py_ssize_t size, room
+    cdef Py_ssize_t size, room, most
 
     def __cinit__(self, str vehicle_id):
         self.vehicle_id = vehicle_id
@@ -150,7 +154,7 @@ cdef class Front:
     def __dealloc__(self):
         free(self.rows)
 
-    def lend(self, long long newest, long long due, int on, bint gap, unit):
+    def lend(self, long long newest, long long due, int on, bint gap, unit, Py_ssize_t most):
         """The vehicle as it is; it has nothing of the intake's any more.
 
         Args:
@@ -159,6 +163,7 @@ cdef class Front:
             on: of the trigger: 1 on, 0 off, -1 not known.
             gap: there is a data gap that the next trigger sample decides.
             unit: of the newest row with one in its timeline's tail, or None.
+            most: bytes of packed rows that its tail has room for.
         """
         if self.size:
             raise AssertionError(self.vehicle_id)
@@ -167,6 +172,7 @@ cdef class Front:
         self.on = on
         self.gap = gap
         self.unit = unit
+        self.most = min(most, MOST_ROWS)
         self.trigger_at = -1
         self.lent = True
 
@@ -190,10 +196,10 @@ cdef class Front:
     cdef bint make_room(self, Py_ssize_t more) noexcept:
         cdef Py_ssize_t room = self.room
         cdef char* rows
+        if self.size + more > self.most:
+            return False
         if self.size + more <= room:
             return True
-        if self.size + more > MOST_ROWS:
-            return False
         while room < self.size + more:
             room = 128 if room == 0 else room * 2
         rows = <char*>realloc(self.rows, room)
@@ -350,8 +356,9 @@ cdef class Intake:
         """Take a row, if it comes in order and changes nothing that is told."""
         cdef int mask = row.mask
         cdef int bit
-        cdef char* at
-        cdef Py_ssize_t more = LONGEST_ROW
+        cdef char[LONGEST_ROW] packed
+        cdef char* at = packed
+        cdef Py_ssize_t size
         cdef object unit = None
         cdef bint same = False
         if row.time <= front.newest or row.time > front.due:
@@ -363,20 +370,10 @@ cdef class Intake:
         if mask >> _UNIT_BIT & 1:
             unit = self.unit(row)
             same = unit is front.unit or unit == front.unit
-            if same:
-                mask |= _SAME_UNIT
-            else:
-                more += row.unit_size[0] + row.unit_size[1] + 4
-        if not front.make_room(more):
-            return False
-        if front.size == 0:
-            self.changed.append(front.vehicle_id)
-            front.oldest = row.time
-        at = front.rows + front.size
-        at = pack16(at, mask)
+        at = pack16(at, mask | _SAME_UNIT if same else mask)
         at = pack64(at, row.time)
         for bit in range(_UNIT_BIT):
-            if not row.mask >> bit & 1:
+            if not mask >> bit & 1:
                 continue
             if WIDTHS[bit] == c"B":
                 at[0] = <char>row.values[bit]
@@ -389,6 +386,15 @@ cdef class Intake:
                 at = pack32(at, row.values[bit])
                 if bit == _POSITION_BIT:
                     at = pack32(at, row.longitude)
+        size = at - packed
+        if not front.make_room(size + (0 if unit is None or same else row.unit_size[0] + row.unit_size[1] + 4)):
+            return False
+        if front.size == 0:
+            self.changed.append(front.vehicle_id)
+            front.oldest = row.time
+        at = front.rows + front.size
+        memcpy(at, packed, size)
+        at += size
         if unit is not None and not same:
             at = pack_text(at, row.unit[0], row.unit_size[0])
             at = pack_text(at, row.unit[1], row.unit_size[1])
@@ -598,8 +604,9 @@ cdef inline Text text(Text at, Text end) noexcept nogil:
     return NULL if at == end else at + 1
 
 
-cdef inline Text decimal(Text at, Text end, double* number) noexcept nogil:
-    """Behind a number without exponent, of so few digits that a division gives the double next to it."""
+cdef inline Text decimal(Text at, Text end, double* number) noexcept:
+    """Behind a number; it becomes the double next to it."""
+    cdef Text first = at
     cdef bint negative = at < end and at[0] == c"-"
     cdef unsigned long long digits = 0
     cdef Text start
@@ -618,22 +625,53 @@ cdef inline Text decimal(Text at, Text end, double* number) noexcept nogil:
         at += 1
         start = at
         while at < end and c"0" <= at[0] <= c"9":
-            digits = digits * 10 + (at[0] - c"0")
+            if digits < EXACT:
+                digits = digits * 10 + (at[0] - c"0")
             at += 1
-            if digits >= EXACT:
-                return NULL
         scale = at - start
-        if scale == 0 or scale > 22:
+        if scale == 0:
             return NULL
-    if at == end or at[0] == c"e" or at[0] == c"E":
+    if at == end:
         return NULL
+    if digits >= EXACT or scale > 22 or at[0] == c"e" or at[0] == c"E":
+        return any_decimal(first, at, end, number)
+    # Both are exact, so their quotient is rounded once.
     number[0] = <double>digits / POWERS[scale]
     if negative:
         number[0] = -number[0]
     return at
 
 
-cdef Text ignored(Text at, Text end) noexcept nogil:
+cdef Text any_decimal(Text first, Text at, Text end, double* number) noexcept:
+    """The same of one with many digits, or with an exponent, which begins at ``at``."""
+    cdef char[64] copy
+    cdef Text start
+    if at[0] == c"e" or at[0] == c"E":
+        at += 1
+        if at < end and (at[0] == c"+" or at[0] == c"-"):
+            at += 1
+        start = at
+        while at < end and c"0" <= at[0] <= c"9":
+            at += 1
+        if at == start or at - start > 3 or at == end:
+            return NULL
+    if at - first >= 64:
+        return NULL
+    memcpy(copy, first, at - first)
+    copy[at - first] = 0
+    number[0] = double_of(copy)
+    return NULL if isinf(number[0]) or isnan(number[0]) else at
+
+
+cdef double double_of(const char* written) noexcept:
+    """The double next to a number; not a number where there is none."""
+    try:
+        return PyOS_string_to_double(written, NULL, NULL)
+    except Exception:
+        return NAN
+
+
+cdef Text ignored(Text at, Text end) noexcept:
     """Behind the value of a field that is not known: a text, a number, true, false or null."""
     cdef double number
     if at == end:
@@ -660,7 +698,7 @@ cdef inline int digits_of(Text at, int count) noexcept nogil:
     return value
 
 
-cdef Text instant(Text at, Text end, long long* time) noexcept nogil:
+cdef Text instant(Text at, Text end, long long* time) noexcept:
     """Behind a timestamp in UTC, or epoch milliseconds, of the years that there may be."""
     cdef int year, month, day, hour, minute, second, rest, scale
     cdef long long days
@@ -671,7 +709,7 @@ cdef Text instant(Text at, Text end, long long* time) noexcept nogil:
         if at == NULL or not _EARLIEST <= number <= _LATEST:
             return NULL
         while start < at:
-            if start[0] == c".":
+            if not c"0" <= start[0] <= c"9":
                 return NULL
             start += 1
         time[0] = <long long>number
@@ -712,7 +750,7 @@ cdef Text instant(Text at, Text end, long long* time) noexcept nogil:
 
 cdef Text place(
     Text at, Text end, long long* latitude, long long* longitude, long long* altitude, int* mask
-) noexcept nogil:
+) noexcept:
     """Behind a position."""
     cdef double[3] numbers
     cdef int seen = 0

@@ -216,7 +216,9 @@ class Processor:
                 vehicle.announce()
                 self._collect(vehicle)
         for vehicle in touched.values():
+            vehicle.take_back()
             self._set_alarm(vehicle.id, vehicle.wake_at)
+            vehicle.lend()
         self._changed |= touched
         self.advance(self.clock)
 

@@ -214,7 +214,7 @@ class Machine:
         longest = self.rules.silence_timeout_ms or _FOREVER_MS
         if not isinstance(rows, list):
             end = rows.alike(begin, self.last, longest, trigger)
-            if end - begin < 2:  # noqa: PLR2004 - one row is no run
+            if end - begin < 2:
                 return begin
             newest = rows[end - 1]
             places = column(newest[1])
@@ -232,7 +232,7 @@ class Machine:
                 break
             last = timestamp
             end += 1
-        if end - begin < 2:  # noqa: PLR2004
+        if end - begin < 2:
             return begin
         run = rows[begin:end]
         ride.add_run(run, mask, places)

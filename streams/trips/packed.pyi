@@ -14,8 +14,6 @@ class Rows:
         idle_ms: int,
         slow_at: int | None,
         path_end: tuple[int, int, int] | None,
-    ) -> tuple[
-        int, int, int | None, int, int | None, tuple[int, int, int] | None, int, int, bool, int | None
-    ]: ...
+    ) -> tuple[int, int, int | None, int, int | None, tuple[int, int, int] | None, int, int, bool, int | None]: ...
 
 def in_order(parts: list[bytes], after: Moment, to: Moment) -> Rows | None: ...

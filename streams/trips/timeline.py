@@ -152,7 +152,8 @@ class Timeline:
 
         Args:
             packed: rows, one behind the other.
-            oldest: the instant of the first, ``newest`` that of the last.
+            oldest: the instant of the first.
+            newest: the instant of the last.
             unit: of the newest row with one, among these or before them.
         """
         if self._by_instant is not None:
@@ -162,8 +163,11 @@ class Timeline:
         self.tail_newest = newest
         self.tail += packed
         self.unit = unit
-        if len(self.tail) > _TAIL_LIMIT:
-            self.seal()
+
+    @property
+    def room(self) -> int:
+        """Bytes of packed rows that :meth:`extend` may be given; what is more is for :meth:`append`, row by row."""
+        return _TAIL_LIMIT - len(self.tail)
 
     def _append_text(self, timestamp: int, mask: int, values: tuple[Any, ...]) -> None:
         fixed = list(values)

@@ -273,7 +273,8 @@ class Vehicle:
             return
         due = min(self._due, self._last_until)
         on = -1 if self._trigger_on is None else int(self._trigger_on)
-        front.lend(newest, -1 if due == inf else int(due), on, self._trigger_gap, self._timeline.unit)
+        timeline = self._timeline
+        front.lend(newest, -1 if due == inf else int(due), on, self._trigger_gap, timeline.unit, timeline.room)
 
     def take_back(self) -> None:
         """Go on from where the front has come to. Before anything else is done with the vehicle."""

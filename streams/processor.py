@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import repeat
 
 from streams.commands import DeleteCommand, read_command
 from streams.errors import StateError
@@ -19,7 +20,7 @@ from streams.telemetry.properties import PROPERTIES
 from streams.telemetry.reader import Problem, Reader, Reason
 from streams.trips.content import iso
 from streams.trips.rules import Rules
-from streams.trips.samples import FLOW_ID_BIT, Property
+from streams.trips.samples import FLOW_ID_BIT, Property, Row
 from streams.trips.state import (
     CLOCK_KEY,
     OUTBOX,
@@ -34,6 +35,11 @@ from streams.trips.state import (
     unpack_outbox,
 )
 from streams.trips.vehicle import Outcome, StoredVehicle, Vehicle
+
+try:
+    from streams.intake import Intake
+except ImportError:  # it is not compiled
+    Intake = None  # type: ignore[assignment, misc]
 
 __all__ = ["Counts", "Processor"]
 
@@ -59,6 +65,7 @@ class Counts:
         rejected: problems by reason.
         dead_letters: records sent to the dead letters.
         announcements: by event.
+        reported: of these totals, by name, what whoever watches them has been told.
     """
 
     messages: int = 0
@@ -71,6 +78,7 @@ class Counts:
     commands: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     announcements: Counter[str] = field(default_factory=Counter)
+    reported: Counter[str] = field(default_factory=Counter)
 
     def refuse(self, samples: int) -> None:
         """Count samples of deleted trips."""
@@ -118,6 +126,11 @@ class Processor:
         self._restoring: dict[bytes, tuple[list[bytes], dict[bytes, bytes]]] = {}  # single parts, and numbered ones
         self._held: list[tuple[Record, bool]] = []
         self._held_starts: dict[str, set[int]] = {}
+        self._intake: Intake | None = None  # takes in what comes in order, where it is compiled
+        if Intake is not None:
+            self._intake = Intake(
+                skew=reader.skew, silence=rules.silence_timeout_ms, trigger=rules.trigger, offline=offline
+            )
         self._stored = 0  # vehicles with state, as of the last take
         self._said_stored: int | None = None  # by what is restored
 
@@ -130,19 +143,30 @@ class Processor:
         # here, too: whatever the trips were in between is announced, after each record.
         singly_before = (self.standing.backlog_end or 0) if self.rules.revision_base else 0
         pending: dict[str, Vehicle] = {}
-        for record in records:
+        intake = None if singly_before else self._intake
+        if intake is not None:
+            intake.clock = self.clock
+        coming: Iterable[tuple[Record, tuple[str, Sequence[Row]] | None]]
+        coming = zip(records, repeat(None)) if intake is None else intake.through(records)
+        for record, found in coming:
             counts.messages += 1
             timestamp = record.timestamp
+            if intake is not None:
+                self.clock = intake.clock
             if not 0 <= timestamp <= _END_OF_TIME:
                 self._reject(record, [_no_time(timestamp)], partial=False)
                 continue
             if timestamp > self.clock:
                 self.clock = timestamp
-            vehicle_id, rows, _, problems = read(record.value, record.key, timestamp)
-            if problems:
-                self._reject(record, problems, partial=bool(rows))
-            if vehicle_id is None or not rows:
-                continue
+            vehicle_id: str | None
+            if found is not None:
+                vehicle_id, rows = found
+            else:
+                vehicle_id, rows, _, problems = read(record.value, record.key, timestamp)
+                if problems:
+                    self._reject(record, problems, partial=bool(rows))
+                if vehicle_id is None or not rows:
+                    continue
             vehicle = self._vehicle(vehicle_id)
             if singly_before:
                 vehicle.told_before = record.offset < singly_before
@@ -152,6 +176,7 @@ class Processor:
                 if not record.headers and vehicle.go_on(rows[0], record.offset, time_ms, self.clock):
                     counts.applied += 1
                     touched[vehicle_id] = vehicle
+                    vehicle.lend()
                     continue
             else:
                 counts.samples += sum((row[1] & _SAMPLES).bit_count() for row in rows[1:])
@@ -179,12 +204,21 @@ class Processor:
                     pending[vehicle_id] = vehicle
             elif not late:
                 counts.repeated += 1
+            vehicle.lend()
+        if intake is not None:
+            self.clock = intake.clock
+            taken_in, samples = intake.count()
+            counts.messages += taken_in
+            counts.applied += taken_in
+            counts.samples += samples
         for vehicle in pending.values():
             if vehicle.pending:
                 vehicle.announce()
                 self._collect(vehicle)
         for vehicle in touched.values():
+            vehicle.take_back()
             self._set_alarm(vehicle.id, vehicle.wake_at)
+            vehicle.lend()
         self._changed |= touched
         self.advance(self.clock)
 
@@ -281,12 +315,17 @@ class Processor:
         """
         output, self._output = self._output, Output()
         changes = output.changes
+        if self._intake is not None:
+            for vehicle_id in self._intake.take_changed():
+                self._changed[vehicle_id] = self._awake[vehicle_id]
         for vehicle in self._changed.values():
+            vehicle.take_back()
             self._stored += vehicle.stored is None
             changes.update(vehicle.store())
             size = vehicle.size
             self.state_bytes += size - vehicle.counted_size
             vehicle.counted_size = size
+            vehicle.lend()
         self._changed.clear()
         changes.update(self._put_to_rest())
         changes.update(self._owe(output.announcements))
@@ -398,6 +437,10 @@ class Processor:
                 vehicle.muted |= self._held_starts.get(vehicle_id, set())
             self._awake[vehicle_id] = vehicle
             vehicle.placed_at = self.clock
+            if self._intake is not None:
+                vehicle.front = self._intake.front(vehicle_id)
+        else:
+            vehicle.take_back()
         vehicle.looked_at = self.clock
         return vehicle
 
@@ -415,7 +458,10 @@ class Processor:
             if vehicle.looked_at > before:  # it goes to the end, and is looked after again in a while
                 self._awake[vehicle.id] = vehicle
                 vehicle.placed_at = self.clock
-            elif vehicle.stored is not None:
+                continue
+            if self._intake is not None:
+                self._intake.forget(vehicle.id)
+            if vehicle.stored is not None:
                 changes.update(vehicle.tidy_up())
                 packed = self._resting[vehicle.id] = vehicle.rest().pack()
                 self.state_bytes += len(packed) - vehicle.counted_size

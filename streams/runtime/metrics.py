@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client import Counter as Total
@@ -81,7 +80,6 @@ class Metrics:
         for reason in Reason:
             self._problems.labels(reason.value)
         ProcessCollector(registry=registry)  # memory, open files and CPU time of the process, under their usual names
-        self._counted: WeakKeyDictionary[PartitionProcessor, dict[str, int]] = WeakKeyDictionary()
 
     def show(self, worker: Worker) -> None:
         """Show how a worker is when somebody asks."""
@@ -96,11 +94,11 @@ class Metrics:
         """A checkpoint was committed."""
         self._checkpoint.observe(seconds)
         self._written.inc(state_bytes)
-        counted = self._counted.setdefault(processor, dict.fromkeys(_TOTALS, 0))
+        counts = processor.counts
         for field, total in self._totals.items():
-            now = getattr(processor.counts, field)
-            total.inc(now - counted[field])
-            counted[field] = now
+            now = getattr(counts, field)
+            total.inc(now - counts.reported[field])
+            counts.reported[field] = now
         for event, count in Counter(one.event for one in output.announcements).items():
             self._announcements.labels(event).inc(count)
         for rejected in output.rejected:

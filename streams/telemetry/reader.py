@@ -114,10 +114,13 @@ class Reader:
     Args:
         max_clock_skew_ms: how much later than its Kafka record a sample may be; None: any (offline, where there is
             no record time to compare with).
+
+    Attributes:
+        skew: the same in ms; of any, one that no sample exceeds.
     """
 
     def __init__(self, *, max_clock_skew_ms: int | None) -> None:
-        self._skew = LATEST * 2 if max_clock_skew_ms is None else max_clock_skew_ms
+        self.skew = LATEST * 2 if max_clock_skew_ms is None else max_clock_skew_ms
         self._instants = Instants()
         self._plans: dict[tuple[str, ...], _Plan] = {}
 
@@ -129,7 +132,7 @@ class Reader:
             key: the record's key: the vehicle id, if the message has none.
             timestamp_ms: the record's timestamp in epoch milliseconds.
         """
-        latest = timestamp_ms + self._skew
+        latest = timestamp_ms + self.skew
         if not value or len(value) > MAX_BYTES:
             return self._explained(value, key, latest)
         try:

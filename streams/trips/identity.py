@@ -13,6 +13,7 @@ from ulid import ULID
 __all__ = ["TripIdentity", "event_id", "identify", "start_of"]
 
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS: Final = tuple(first + second for first in _CROCKFORD for second in _CROCKFORD)
 _ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
@@ -36,13 +37,21 @@ def identify(vehicle_id: str, start: int) -> TripIdentity:
     digest = blake2b(b"%b\0%d" % (vehicle_id.encode(), start), digest_size=16).digest()
     bits = int.from_bytes(digest[10:14], "big") >> 7  # the first 25 of 32
     key = "".join(_CROCKFORD[bits >> shift & 31] for shift in (20, 15, 10, 5, 0))
-    return TripIdentity(str(ULID(start.to_bytes(6, "big") + digest[:10])), key, str(_uuid(digest)))
+    return TripIdentity(_ulid(start, digest[:10]), key, str(_uuid(digest)))
 
 
 def event_id(time_ms: int, trip_id: str, event: str, revision: int) -> str:
     """The id of one announcement: a ULID of its time and a hash of what it is about."""
     digest = blake2b(f"{trip_id}|{event}|{revision}".encode(), digest_size=10).digest()
-    return str(ULID(time_ms.to_bytes(6, "big") + digest))
+    return _ulid(time_ms, digest)
+
+
+def _ulid(time_ms: int, digest: bytes) -> str:
+    """The text of a ULID of 48 bits of time and 80 others. In parts of two letters: it is needed for every record."""
+    high, low = int.from_bytes(digest[:5], "big"), int.from_bytes(digest[5:], "big")
+    pairs = [_PAIRS[time_ms >> shift & 1023] for shift in (40, 30, 20, 10, 0)]
+    pairs += [_PAIRS[part >> shift & 1023] for part in (high, low) for shift in (30, 20, 10, 0)]
+    return "".join(pairs)
 
 
 def _uuid(digest: bytes) -> UUID:

@@ -11,10 +11,9 @@ a few hundred bytes however many they were. That is what makes three things one:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import Enum, auto
 from math import inf
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgpack
 
@@ -22,6 +21,9 @@ from streams.trips.holes import Hole
 from streams.trips.rules import Rules
 from streams.trips.samples import FLOW_ID_BIT, Moment, Property, Row, column
 from streams.trips.trip import Fix, Flag, Ride, Trip
+
+if TYPE_CHECKING:
+    from streams.trips.packed import Rows
 
 __all__ = ["TRANSITIONS", "Action", "Event", "Machine", "Phase", "Step"]
 
@@ -123,6 +125,7 @@ TRANSITIONS: Final[dict[Phase, dict[Event, Step]]] = {
 }
 
 _PHASES: Final = tuple(Phase)
+_FOREVER_MS: Final = 1 << 60
 _INFERRED: Final = (Action.END_INFERRED, Action.END_INFERRED_START_UNOBSERVED)
 _ENERGIES: Final = (Property.ENERGY, Property.STATE_OF_CHARGE, Property.FUEL)
 _LEARNED: Final = tuple(int(name) for name in Property if name != Property.ALTITUDE)
@@ -196,7 +199,7 @@ class Machine:
         self._act(action, row, places)
         return True
 
-    def cruise(self, rows: Sequence[Row], begin: int) -> int:
+    def cruise(self, rows: list[Row] | Rows, begin: int) -> int:
         """Go on by the rows from ``begin`` on, as :meth:`feed` would, while a trip is simply on.
 
         That is: without a gap, all of one mask, and none in which the trigger is off.
@@ -207,24 +210,35 @@ class Machine:
         ride = self.ride
         if self.phase is not Phase.ON or ride is None or self.last is None or self.fading:
             return begin
+        trigger = self.rules.trigger
+        longest = self.rules.silence_timeout_ms or _FOREVER_MS
+        if not isinstance(rows, list):
+            end = rows.alike(begin, self.last, longest, trigger)
+            if end - begin < 2:
+                return begin
+            newest = rows[end - 1]
+            places = column(newest[1])
+            ride.add_packed(rows, begin, end, places)
+            self._learn(*newest, places)
+            self.last = newest[0]
+            return end
         mask = rows[begin][1]
         places = column(mask)
-        trigger = places[self.rules.trigger]
-        longest = self.rules.silence_timeout_ms or inf
+        place = places[trigger]
         last, end = self.last, begin
         while end < len(rows):
             timestamp, own, values = rows[end]
-            if own != mask or timestamp - last > longest or (trigger >= 0 and not values[trigger]):
+            if own != mask or timestamp - last > longest or (place >= 0 and not values[place]):
                 break
             last = timestamp
             end += 1
-        if end - begin > 1:
-            run = rows[begin:end]
-            ride.add_run(run, mask, places)
-            self._learn(*run[-1], places)
-            self.last = last
-            return end
-        return begin
+        if end - begin < 2:
+            return begin
+        run = rows[begin:end]
+        ride.add_run(run, mask, places)
+        self._learn(*run[-1], places)
+        self.last = last
+        return end
 
     def _before(self, timestamp: int) -> bool:
         """What the time since the newest row means, before the row that comes now."""

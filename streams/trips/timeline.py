@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from streams.trips.samples import FLOW_ID_BIT, Moment, Property, Row, Unit, merge
 
-__all__ = ["SMALL_CHUNKS", "Chunk", "Timeline"]
+__all__ = ["FORMATS", "SAME_UNIT", "SMALL_CHUNKS", "Chunk", "Timeline", "unpack"]
 
 SMALL_CHUNKS: Final = 16
 """How many small chunks there are before they are sealed: with about 130 bytes each, a sealed chunk holds 2 KiB."""
@@ -30,7 +30,7 @@ SEALED: Final = b"c"
 _TAIL_LIMIT: Final = 16_384
 """A tail that grows to this within one checkpoint (a backlog) is sealed by itself."""
 
-_FORMATS: Final = {
+FORMATS: Final = {
     Property.IGNITION: "B",
     Property.IMMOBILIZER: "B",
     Property.DRIVING_ENABLED: "B",
@@ -45,10 +45,14 @@ _FORMATS: Final = {
     Property.DOORS: "B",
     Property.WINDOWS: "B",
 }
+"""How the values of a row are packed, in the letters of :mod:`struct`."""
+
 _FIXED: Final = (1 << Property.UNIT) - 1
 _UNIT: Final = 1 << Property.UNIT
 _FLOW_ID: Final = 1 << FLOW_ID_BIT
-_SAME_UNIT: Final = 1 << 15  # in a packed mask: the unit is that of the row before
+SAME_UNIT: Final = 1 << 15
+"""In a packed mask: the unit is that of the row before."""
+
 _LOOK_AHEAD: Final = 64  # rows; more at once would be looked at again and again where masks take turns
 _SPAN: Final = Struct("<qq")
 _MASK: Final = Struct("<H")
@@ -59,7 +63,7 @@ _STRUCTS: Final[dict[int, Struct]] = {}
 def _struct(mask: int) -> Struct:
     found = _STRUCTS.get(mask)
     if found is None:
-        fields = "".join(width for name, width in _FORMATS.items() if mask >> name & 1)
+        fields = "".join(width for name, width in FORMATS.items() if mask >> name & 1)
         found = _STRUCTS[mask] = Struct("<Hq" + fields)
     return found
 
@@ -87,6 +91,7 @@ class Timeline:
 
     Attributes:
         tail: the newest arrivals, packed.
+        unit: of the newest row with one in the tail.
         small: chunks of the ring, oldest first; the number of a chunk is its place.
         sealed: compressed chunks by the number of their key.
         changed: which chunks are not stored yet, by the kind and number of their key.
@@ -98,7 +103,6 @@ class Timeline:
         "_by_instant",
         "_chunk_bytes",
         "_read",
-        "_unit",
         "changed",
         "erased",
         "sealed",
@@ -107,12 +111,13 @@ class Timeline:
         "tail",
         "tail_newest",
         "tail_oldest",
+        "unit",
     )
 
     def __init__(self) -> None:
         self.tail = bytearray()
         self.tail_oldest = self.tail_newest = 0
-        self._unit: Unit | None = None
+        self.unit: Unit | None = None
         self._by_instant: dict[int, Row] | None = None
         self._read = 0
         self.small: list[Chunk] = []
@@ -142,18 +147,40 @@ class Timeline:
             kept = self._by_instant.get(timestamp)
             self._by_instant[timestamp] = row if kept is None else merge(kept, row)
 
+    def extend(self, packed: bytes, oldest: int, newest: int, unit: Unit | None) -> None:
+        """Keep rows that are packed already, and newer than all others.
+
+        Args:
+            packed: rows, one behind the other.
+            oldest: the instant of the first.
+            newest: the instant of the last.
+            unit: of the newest row with one, among these or before them.
+        """
+        if self._by_instant is not None:
+            self._by_instant |= {row[0]: row for row in unpack(packed, self.unit)}
+        if not self.tail:
+            self.tail_oldest = oldest
+        self.tail_newest = newest
+        self.tail += packed
+        self.unit = unit
+
+    @property
+    def room(self) -> int:
+        """Bytes of packed rows that :meth:`extend` may be given; what is more is for :meth:`append`, row by row."""
+        return _TAIL_LIMIT - len(self.tail)
+
     def _append_text(self, timestamp: int, mask: int, values: tuple[Any, ...]) -> None:
         fixed = list(values)
         flow_id = fixed.pop() if mask & _FLOW_ID else None
         unit = fixed.pop() if mask & _UNIT else None
-        same = unit is not None and unit == self._unit
+        same = unit is not None and unit == self.unit
         texts = []
         if unit is not None and not same:
             texts += [*unit]
-            self._unit = unit
+            self.unit = unit
         if flow_id is not None:
             texts.append(flow_id)
-        self.tail += _struct(mask & _FIXED).pack(mask | _SAME_UNIT if same else mask, timestamp, *fixed)
+        self.tail += _struct(mask & _FIXED).pack(mask | SAME_UNIT if same else mask, timestamp, *fixed)
         for text in texts:
             encoded = text.encode()
             self.tail += _LENGTH.pack(len(encoded)) + encoded
@@ -191,7 +218,7 @@ class Timeline:
 
     def _clear_tail(self) -> None:
         self.tail = bytearray()
-        self._unit = None
+        self.unit = None
 
     def drop(self, before: int) -> None:
         """Forget the sealed chunks that hold only rows before this instant; their keys are free again."""
@@ -316,6 +343,17 @@ class Timeline:
                 newest = row[0]
         return ordered
 
+    def parts(self, after: Moment, to: Moment) -> list[bytes]:
+        """The packed rows of all chunks that may have some with ``after`` < instant <= ``to``, and of the tail."""
+        sealed = [
+            zlib.decompress(chunk.packed)
+            for chunk in self.sealed.values()
+            if chunk.newest > after and chunk.oldest <= to
+        ]
+        small = [chunk.packed for chunk in self.small if chunk.newest > after and chunk.oldest <= to]
+        tail = [bytes(self.tail)] if self.tail and self.tail_newest > after and self.tail_oldest <= to else []
+        return [*sealed, *small, *tail]
+
     def at(self, instant: int) -> Row | None:
         """All that is kept of one instant.
 
@@ -339,21 +377,21 @@ class Timeline:
         for chunk in self.sealed.values():
             if chunk.newest > after and chunk.oldest <= to:
                 self._read += len(chunk.packed)
-                rows += _within(_unpack(zlib.decompress(chunk.packed)), chunk.oldest, chunk.newest, after, to)
+                rows += _within(unpack(zlib.decompress(chunk.packed)), chunk.oldest, chunk.newest, after, to)
         for chunk in self.small:
             if chunk.newest > after and chunk.oldest <= to:
                 self._read += len(chunk.packed)
-                rows += _within(_unpack(chunk.packed), chunk.oldest, chunk.newest, after, to)
+                rows += _within(unpack(chunk.packed), chunk.oldest, chunk.newest, after, to)
         if self.tail and self.tail_newest > after and self.tail_oldest <= to:
             self._read += len(self.tail)
-            rows += _within(_unpack(bytes(self.tail)), self.tail_oldest, self.tail_newest, after, to)
+            rows += _within(unpack(bytes(self.tail)), self.tail_oldest, self.tail_newest, after, to)
         return rows
 
     def restore_tail(self, tail: bytes) -> None:
         """Take over a stored tail."""
         self.tail = bytearray(tail)
-        self._unit = None
-        instants = [row[0] for row in _unpack(tail)]
+        self.unit = None
+        instants = [row[0] for row in unpack(tail)]
         self.tail_oldest, self.tail_newest = min(instants, default=0), max(instants, default=0)
 
     @property
@@ -376,10 +414,15 @@ def _within(rows: list[Row], oldest: int, newest: int, after: Moment, to: Moment
     return [row for row in rows if after < row[0] <= to]
 
 
-def _unpack(packed: bytes) -> list[Row]:
-    """Rows in the order in which they were packed."""
+def unpack(packed: bytes, unit: Unit | None = None) -> list[Row]:
+    """Rows in the order in which they were packed.
+
+    Args:
+        packed: rows, one behind the other.
+        unit: of the row before them.
+    """
     rows: list[Row] = []
-    place, unit = 0, None
+    place = 0
     size = len(packed)
     while place < size:
         (stored,) = _MASK.unpack_from(packed, place)
@@ -393,7 +436,7 @@ def _unpack(packed: bytes) -> list[Row]:
         _, timestamp, *values = layout.unpack_from(packed, place)
         place += layout.size
         if stored & _UNIT:
-            if not stored & _SAME_UNIT:
+            if not stored & SAME_UNIT:
                 identifier, place = _text(packed, place)
                 brand, place = _text(packed, place)
                 unit = (identifier, brand)
@@ -401,7 +444,7 @@ def _unpack(packed: bytes) -> list[Row]:
         if stored & _FLOW_ID:
             flow_id, place = _text(packed, place)
             values.append(flow_id)
-        rows.append((timestamp, stored & ~_SAME_UNIT, tuple(values)))
+        rows.append((timestamp, stored & ~SAME_UNIT, tuple(values)))
     return rows
 
 

@@ -11,17 +11,23 @@ from dataclasses import dataclass, fields
 from enum import IntFlag
 from itertools import islice
 from operator import sub
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from streams.trips.geo import cosine, is_jump, leg_and_cosine, leg_mm
 from streams.trips.route import Place, encode, extend
 from streams.trips.rules import Rules
 from streams.trips.samples import Property, Row, Unit
 
-__all__ = ["Distance", "Fix", "Flag", "Ride", "Trip"]
+if TYPE_CHECKING:
+    from streams.trips.packed import Rows
 
-_IDLE_SPEED: Final = 300  # 3 km/h in the steps of a speed
-_IDLE_PAUSE_MS: Final = 60_000
+__all__ = ["IDLE_PAUSE_MS", "IDLE_SPEED", "Distance", "Fix", "Flag", "Ride", "Trip"]
+
+IDLE_SPEED: Final = 300
+"""3 km/h in the steps of a speed: below it a vehicle stands."""
+IDLE_PAUSE_MS: Final = 60_000
+"""Between two samples that are further apart nobody knows whether it stood."""
+
 _ENERGIES: Final = (Property.ENERGY, Property.STATE_OF_CHARGE, Property.FUEL)
 
 
@@ -223,12 +229,52 @@ class Ride:
         if place >= 0:
             speeds = columns[place]
             self.max_speed = max(self.max_speed or 0, *speeds)
-            if self.slow_at is not None or min(speeds) < _IDLE_SPEED:
+            if self.slow_at is not None or min(speeds) < IDLE_SPEED:
                 for instant, speed in islice(zip(instants, speeds, strict=True), 1, None):
                     self._idle(instant, speed)
         place = places[Property.MILEAGE]
         if place >= 0:
             self.end_odometer = columns[place][-1]
+
+    def add_packed(self, rows: Rows, begin: int, end: int, places: tuple[int, ...]) -> None:
+        """As :meth:`add_run`, of rows that are still packed.
+
+        Args:
+            rows: all of one mask, from ``begin`` up to, and without, ``end``.
+            begin: index of the first one.
+            end: index behind the last one.
+            places: their columns.
+        """
+        while begin < end:  # the first ones decide where the path begins
+            timestamp, mask, values = rows[begin]
+            self.add(timestamp, mask, values, places)
+            begin += 1
+            if places[Property.POSITION] < 0 or (not self.opening and self.fixes >= 2 and not self.route_step):
+                break
+        if begin == end:
+            return
+        if places[Property.POSITION] >= 0:
+            self.fixes += end - begin
+        (
+            self.last,
+            self.longest_gap,
+            self.max_speed,
+            self.idle_ms,
+            self.slow_at,
+            self.path_end,
+            path_mm,
+            legs,
+            jumped,
+            odometer,
+        ) = rows.add_up(
+            begin, end, self.last, self.longest_gap, self.max_speed, self.idle_ms, self.slow_at, self.path_end
+        )
+        self.path_mm += path_mm
+        self.legs += legs
+        if jumped:
+            self.flags |= Flag.POSITION_JUMPS
+        if odometer is not None:
+            self.end_odometer = odometer
 
     def _go_along(self, instants: Sequence[int], latitudes: Sequence[int], longitudes: Sequence[int]) -> None:
         """Extend the path by the points behind the first, which is in it already."""
@@ -255,8 +301,8 @@ class Ride:
         self.path_mm, self.legs, self.path_end = path, legs, (since, latitude, longitude)
 
     def _idle(self, timestamp: int, speed: int) -> None:
-        if speed < _IDLE_SPEED:
-            if self.slow_at is not None and timestamp - self.slow_at <= _IDLE_PAUSE_MS:
+        if speed < IDLE_SPEED:
+            if self.slow_at is not None and timestamp - self.slow_at <= IDLE_PAUSE_MS:
                 self.idle_ms += timestamp - self.slow_at
             self.slow_at = timestamp
         else:

@@ -19,7 +19,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from math import inf
 from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from zlib import crc32
 
 import msgpack
@@ -34,8 +34,17 @@ from streams.trips.machine import Machine, Phase
 from streams.trips.rules import Rules
 from streams.trips.samples import FLOW_ID_BIT, Moment, Property, Row, column, make_row, merge, row_items
 from streams.trips.state import FRAME_SIZE, seal_value
-from streams.trips.timeline import Timeline
+from streams.trips.timeline import Timeline, unpack
 from streams.trips.trip import Trip
+
+try:
+    from streams.trips.packed import in_order
+except ImportError:  # it is not compiled
+    in_order = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from streams.intake import Front
+    from streams.trips.packed import Rows
 
 __all__ = ["Deleting", "Outcome", "StoredVehicle", "Vehicle"]
 
@@ -155,6 +164,7 @@ class Vehicle:
         "_trigger_on",
         "_waits",
         "counted_size",
+        "front",
         "id",
         "looked_at",
         "muted",
@@ -211,6 +221,8 @@ class Vehicle:
         """Another application may have announced trips of these records, and published them."""
         self.muted: set[int] = set()
         """Starts of trips of which nothing is said: those that are deleted, or are about to be."""
+        self.front: Front | None = None
+        """Takes rows in before us, as long as they are lent to it."""
         self.on_refused: Callable[[int], None] | None = None
         """Is told how many samples have come of deleted trips."""
 
@@ -251,6 +263,37 @@ class Vehicle:
         self._arrival = arrival
         self._traceparent = None
         return True
+
+    def lend(self) -> None:
+        """Let the front take what :meth:`go_on` would, if there is one and nothing is to be told before."""
+        front, newest = self.front, self._newest
+        if front is None or newest is None or self.pending:
+            return
+        if self._touched is not None or self._quiet or self._stale or self._holes:
+            return
+        due = min(self._due, self._last_until)
+        on = -1 if self._trigger_on is None else int(self._trigger_on)
+        timeline = self._timeline
+        front.lend(newest, -1 if due == inf else int(due), on, self._trigger_gap, timeline.unit, timeline.room)
+
+    def take_back(self) -> None:
+        """Go on from where the front has come to. Before anything else is done with the vehicle."""
+        given = None if self.front is None else self.front.give_back()
+        if given is None:
+            return
+        packed, oldest, newest, before, trigger_at, offset, time_ms, arrival, unit = given
+        if self._last is not None:
+            for row in unpack(packed, self._timeline.unit):
+                self._know(row)
+        self._timeline.extend(packed, oldest, newest, unit)
+        if trigger_at >= 0:
+            self._trigger_at = trigger_at
+        self._newest = newest
+        self._horizon = max(self._horizon, before - self._rules.correction_horizon_ms)
+        self._offset = offset
+        self._time_ms = time_ms
+        self._arrival = self.looked_at = arrival
+        self._traceparent = None
 
     def apply(
         self, rows: Sequence[Row], offset: int, time_ms: int | None, arrival: int, traceparent: str | None
@@ -388,11 +431,16 @@ class Vehicle:
     def _keep(self, row: Row) -> None:
         self._timeline.append(row)
         if self._last is not None:
-            timestamp = row[0]
-            for name, value in row_items(row).items():
-                known = self._last.get(name)
-                if known is None or known[0] <= timestamp:
-                    self._last[name] = (timestamp, value)
+            self._know(row)
+
+    def _know(self, row: Row) -> None:
+        if self._last is None:
+            return
+        timestamp = row[0]
+        for name, value in row_items(row).items():
+            known = self._last.get(name)
+            if known is None or known[0] <= timestamp:
+                self._last[name] = (timestamp, value)
 
     def _touch(self, instant: Moment) -> None:
         """Something was added where the machine may already have been."""
@@ -611,7 +659,7 @@ class Vehicle:
                 if machine.go(step):
                     self._mark(machine)
             return
-        rows = self._timeline.rows(_instant_of(machine), to)
+        rows = self._rows(_instant_of(machine), to)
         place = 0
         while place < len(rows):
             onwards = machine.cruise(rows, place)
@@ -621,6 +669,15 @@ class Vehicle:
             if machine.feed(rows[place]):
                 self._mark(machine)
             place += 1
+
+    def _rows(self, after: Moment, to: Moment) -> list[Row] | Rows:
+        """The rows with ``after`` < instant <= ``to`` in the order of time."""
+        if in_order is not None:
+            parts = self._timeline.parts(after, to)
+            packed = in_order(parts, after, to) if parts else None
+            if packed is not None:
+                return packed
+        return self._timeline.rows(after, to)
 
     def _mark(self, machine: Machine) -> None:
         if machine.last is not None:
@@ -661,10 +718,11 @@ class Vehicle:
         if word is None or (trip.end is None and word.state is not State.STARTED):
             published = word.published if word is not None else self.told_before
             word = self._ledger.open(trip.start)
+            envelope = self._envelope(trip.start, trip.flow_id)
             self._say(
                 "TripStarted",
-                trip,
-                content.started(self._envelope(trip.start, trip.flow_id), trip),
+                envelope,
+                content.started(envelope, trip),
                 trip.start,
                 trips_record=TripsRecord.DELETE if published else TripsRecord.KEEP,
             )
@@ -677,8 +735,8 @@ class Vehicle:
     def _end(self, trip: Trip, word: Word) -> None:
         word.state, word.end, word.digest, word.owed = State.ENDED, trip.end, b"", False
         self._ledger.note(trip.start, word)
-        body = content.ended(self._envelope(trip.start, trip.flow_id), trip)
-        self._say("TripEnded", trip, body, trip.end or 0)
+        envelope = self._envelope(trip.start, trip.flow_id)
+        self._say("TripEnded", envelope, content.ended(envelope, trip), trip.end or 0)
 
     def _advance(self, trip: Trip, word: Word) -> None:
         """Say of a trip that has ended that it has, and that it is ready, if that is not said yet."""
@@ -697,7 +755,8 @@ class Vehicle:
         event, data = content.ready_event(trip, self._rules)
         state = State.DISCARDED if event == "TripDiscarded" else State.READY
         tell = content.discarded if state is State.DISCARDED else content.finished
-        body = tell(self._envelope(trip.start, trip.flow_id), trip)
+        envelope = self._envelope(trip.start, trip.flow_id)
+        body = tell(envelope, trip)
         digest = _digest(body)
         owed = word.state is not state or word.digest != digest
         if word.owed != (owed and not passed):
@@ -708,7 +767,7 @@ class Vehicle:
         record = TripsRecord.PUT if state is State.READY else TripsRecord.DELETE if word.published else TripsRecord.KEEP
         word.state, word.digest, word.published = state, digest, state is State.READY
         self._ledger.note(trip.start, word)
-        self._say(event, trip, body, trip.end or 0, data, trips_record=record)
+        self._say(event, envelope, body, trip.end or 0, data, trips_record=record)
 
     def _delay_passed(self, trip: Trip) -> bool:
         delay = self._rules.ready_delay_ms
@@ -740,14 +799,13 @@ class Vehicle:
     def _say(
         self,
         event: str,
-        trip: Trip,
+        envelope: content.Envelope,
         body: dict[str, Any],
         occurred_at: int,
         data: dict[str, str] | None = None,
         *,
         trips_record: TripsRecord = TripsRecord.KEEP,
     ) -> None:
-        envelope = self._envelope(trip.start, trip.flow_id)
         identifier, payload = envelope.encode(event, occurred_at, body, **(data or {}))
         self._publish(envelope, event, identifier, payload, trips_record)
 

@@ -159,7 +159,7 @@ def server(status):
 
 
 def health_check(port):
-    script = TOP / PurePosixPath(*re.search(r"COPY (deploy/\S+\.py)", DOCKERFILE)[1].split("/"))
+    script = TOP / PurePosixPath(*re.search(r"COPY (deploy/health\S+\.py)", DOCKERFILE)[1].split("/"))
     return subprocess.run(
         [sys.executable, script], env={"TRIPS_HTTP_PORT": str(port)}, capture_output=True, text=True, check=False
     )

@@ -59,6 +59,7 @@ COMMIT_S: Final = 1.0
 DEFAULT: Final = (
     "trips",
     "trips-alo",
+    "trips-python",
     "confluent",
     "aiokafka",
     "quix",

@@ -24,6 +24,7 @@ from jgo.maven import MavenContext, PythonResolver
 from streams.local.broker import KAFKA_VERSION, fetch_kafka, maven_repository
 
 ECJ_VERSION: Final = "3.43.0"
+_PROJECT: Final = Path(__file__).parents[2]
 _SOURCES: Final = Path(__file__).parent / "kstreams"
 
 
@@ -52,6 +53,29 @@ def python_with(name: str, packages: tuple[str, ...]) -> str:
             _run(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages)
         whole.touch()
     return str(python)
+
+
+def compiled() -> Path:
+    """A folder with this project's packages, the core compiled: to be put first in ``PYTHONPATH``.
+
+    Raises:
+        UnavailableError: it cannot be built: uv and a C compiler are needed.
+    """
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if uv is None:
+        raise UnavailableError("the compiled core needs uv to be built: `uv run python benchmarks/…`")
+    sources = [_PROJECT / "pyproject.toml", _PROJECT / "deploy" / "build_hook.py"]
+    sources += sorted(path for path in (_PROJECT / "streams").rglob("*") if path.suffix in (".py", ".pyx"))
+    folder = _place(f"compiled-{_digest(sys.version, *(path.read_text(encoding='utf-8') for path in sources))}")
+    if not (folder / "whole").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        with tempfile.TemporaryDirectory() as aside:
+            build = (uv, "build", "--quiet", "--python", sys.executable, "--out-dir", aside, str(_PROJECT))
+            _run(*build, HATCH_BUILD_HOOKS_ENABLE="1")
+            (wheel,) = Path(aside).glob("*.whl")
+            shutil.unpack_archive(wheel, folder, "zip")
+        (folder / "whole").touch()
+    return folder
 
 
 def kafka_streams() -> list[str]:
@@ -111,8 +135,8 @@ def _digest(*texts: str) -> str:
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=6).hexdigest()
 
 
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(*command: str, **extra: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | extra)
     if done.returncode:
         told = (done.stderr or done.stdout).strip().splitlines()
         raise UnavailableError(f"{Path(command[0]).name} {command[1]} failed: {told[-1] if told else done.returncode}")

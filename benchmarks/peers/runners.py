@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from peers.environments import kafka_streams, python_with
+from peers.environments import compiled, kafka_streams, python_with
 
 __all__ = ["BASE", "JAVA", "RUNNERS", "Runner"]
 
@@ -50,17 +50,22 @@ def _worker() -> list[str]:
     return [sys.executable, "-m", "streams.cli", "worker"]
 
 
+def _compiled() -> list[str]:
+    return ["env", f"PYTHONPATH={compiled()}", *_worker()]
+
+
 RUNNERS: Final = {
     runner.name: runner
     for runner in (
-        Runner("trips", "`trips worker` as shipped, exactly once", _worker, ours=True),
+        Runner("trips", "`trips worker` as our image has it: the core compiled, exactly once", _compiled, ours=True),
         Runner(
             "trips-alo",
-            "`trips worker`, at least once",
-            _worker,
+            "the same, at least once",
+            _compiled,
             {"TRIPS_PROCESSING_GUARANTEE": "at_least_once"},
             ours=True,
         ),
+        Runner("trips-python", "`trips worker` as installed from source: all Python, exactly once", _worker, ours=True),
         Runner(
             BASE,
             "a bare loop on confluent-kafka, orjson, at least once",

@@ -28,10 +28,10 @@ def measure(kafka, tmp_path):
 
 def test_this_project_and_a_peer_are_compared_and_their_outputs_checked(measure, tmp_path):
     plot = tmp_path / "plot.svg"
-    runners = ("--runners", "trips,aiokafka", "--warm-ups", "0", "--noise", "99", "--rounds", "1")
+    runners = ("--runners", "trips-python,aiokafka", "--warm-ups", "0", "--noise", "99", "--rounds", "1")
     table, raw = measure("compare", "--messages", "4000", "--vehicles", "100", "--plot", str(plot), *runners)
     assert [(run["runner"], run["wrong"], run["error"]) for run in raw["runs"]] == [
-        ("trips", "", ""),
+        ("trips-python", "", ""),
         ("aiokafka", "", ""),
     ]
     assert all(run["outputs"] > 100 for run in raw["runs"])

@@ -28,7 +28,7 @@ import structlog
 
 from streams.delivery.checkpoint import BATCH_BYTES, Destinations
 from streams.errors import ClusterError, UsageError
-from streams.processor import Processor
+from streams.processor import COMPILED, Processor
 from streams.refusals import find_refusal
 from streams.runtime.cluster import look_at_cluster
 from streams.runtime.commands import Commands
@@ -186,7 +186,11 @@ async def _run(settings: Settings, new_processor: NewProcessor | None) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     topics = settings.topics
     _log.info(
-        "starting", application_id=settings.application_id, telemetry=topics.telemetry, **shown(settings.client())
+        "starting",
+        application_id=settings.application_id,
+        telemetry=topics.telemetry,
+        compiled=COMPILED,
+        **shown(settings.client()),
     )
     cluster = await unless(stop, look_at_cluster(settings))
     if cluster is None:

@@ -113,7 +113,8 @@ cdef long long _NEVER = LLONG_MAX
 cdef enum:
     LONGEST_ROW = 96  # of fixed fields; text comes on top
     MOST_ROWS = 8192  # bytes of rows that a front keeps; then the vehicle has to take them
-    MOST_UNITS = 65536
+    KEPT_ROWS = 512  # bytes that a front keeps room for
+    MOST_UNITS = 16384
 
 if sys.byteorder != "little":
     raise ImportError("stored numbers are little-endian, and so are to be those of the machine")
@@ -188,6 +189,10 @@ cdef class Front:
             return None
         packed = PyBytes_FromStringAndSize(self.rows, self.size)
         self.size = 0
+        if self.room > KEPT_ROWS:  # of a backlog
+            free(self.rows)
+            self.rows = NULL
+            self.room = 0
         return (
             packed, self.oldest, self.newest, self.before, self.trigger_at, self.offset, self.time_ms, self.arrival,
             self.unit,
@@ -326,7 +331,6 @@ cdef class Intake:
 
     def __next__(self):
         cdef Row row
-        cdef bytes value, key
         cdef long long timestamp
         cdef object found
         cdef Front front
@@ -336,8 +340,10 @@ cdef class Intake:
                 return record, None
             if timestamp > self.clock:
                 self.clock = timestamp
-            value, key = record.value, record.key
-            if not self.read(value, key, timestamp, &row):
+            content, name = record.value, record.key
+            if type(content) is not bytes or not (name is None or type(name) is bytes):
+                return record, None
+            if not self.read(<bytes>content, <bytes>name, timestamp, &row):
                 return record, None
             found = self.fronts.get(PyBytes_FromStringAndSize(<const char*>row.vehicle, row.vehicle_size))
             if found is not None:
@@ -433,8 +439,6 @@ cdef class Intake:
 
     cdef bint read(self, bytes value, bytes key, long long timestamp_ms, Row* row):
         """Read a clean message. False: the reader has to look."""
-        if value is None:
-            return False
         cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
         if size > _MAX_BYTES:
             return False

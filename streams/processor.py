@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import repeat
+from typing import Final
 
 from streams.commands import DeleteCommand, read_command
 from streams.errors import StateError
@@ -41,7 +42,10 @@ try:
 except ImportError:  # it is not compiled
     Intake = None  # type: ignore[assignment, misc]
 
-__all__ = ["Counts", "Processor"]
+__all__ = ["COMPILED", "Counts", "Processor"]
+
+COMPILED: Final = Intake is not None
+"""Whether this is machine code: see docs/performance.md."""
 
 _SAMPLES = ~(1 << Property.ALTITUDE | 1 << FLOW_ID_BIT)  # bits of a mask that are samples of their own
 _END_OF_TIME = 253_402_300_799_999  # the last millisecond of the year 9999

@@ -56,7 +56,7 @@ class Snapshot:
         self.version = version
         self.applied, self.left = telemetry[: content["applied"]], telemetry[content["applied"] :]
         self.next_offset = content["next_offset"]
-        self.changelog = content["changelog"]
+        self.changelog = [(key, value) for key, value in content["changelog"]]
         self.vehicles, self.open_trips, self.clock = content["vehicles"], content["open_trips"], content["clock"]
         self.said = [
             Announcement(*said[:4], *said[4:6], None, said[6], TripsRecord(said[7]))

@@ -35,7 +35,16 @@ from streams.trips.state import (
     unpack_clock,
     unpack_outbox,
 )
-from streams.trips.vehicle import Outcome, StoredVehicle, Vehicle
+from streams.trips.vehicle import (
+    PREFIX_SIZES,
+    Outcome,
+    Parts,
+    StoredVehicle,
+    Vehicle,
+    alert_of,
+    pack_parts,
+    unpack_parts,
+)
 
 try:
     from streams.intake import Intake
@@ -51,6 +60,8 @@ _SAMPLES = ~(1 << Property.ALTITUDE | 1 << FLOW_ID_BIT)  # bits of a mask that a
 _END_OF_TIME = 253_402_300_799_999  # the last millisecond of the year 9999
 # What reports every minute or so stays unpacked; what is parked takes little, two to four minutes later.
 _REST_MS = 120_000
+# Bytes of a vehicle at rest. To pack more of them again for each few values that are read back would take long.
+_LARGE = 1024
 _NAMES = {number: name for name, number in PROPERTIES.items()}
 
 
@@ -127,7 +138,8 @@ class Processor:
         self._alarms: list[tuple[int, str]] = []
         self._alarm_of: dict[str, int] = {}
         self._output = Output()
-        self._restoring: dict[bytes, tuple[list[bytes], dict[bytes, bytes]]] = {}  # single parts, and numbered ones
+        self._read_last: tuple[bytes, Parts] = (b"", {})  # a vehicle, and its restored values that came in a row
+        self._restoring: dict[str, Parts] = {}  # of vehicles whose values come again and again; these rest as b""
         self._held: list[tuple[Record, bool]] = []
         self._held_starts: dict[str, set[int]] = {}
         self._intake: Intake | None = None  # takes in what comes in order, where it is compiled
@@ -363,28 +375,45 @@ class Processor:
         Raises:
             StateError: a value is damaged, or of a newer format.
         """
-        restoring = self._restoring
+        last, parts = self._read_last
         for key, value in items:
             try:
                 opened = b"" if value is None else open_value(key, value)
             except BrokenStateError as error:
                 raise StateError(str(error)) from error
-            kind = key[:1]
-            place = _PLACES.get(kind)
-            if place is not None:
-                vehicle = key[1:]
-            elif kind in _NUMBERED:
-                vehicle = key[3:]
-            else:
+            size = PREFIX_SIZES.get(key[:1])
+            if size is None:
                 self._restore_own(key, opened)
                 continue
-            parts = restoring.get(vehicle)
-            if parts is None:
-                parts = restoring[vehicle] = ([b"", b"", b"", b""], {})
-            if place is not None:
-                parts[0][place] = opened
-            else:
-                parts[1][key[:3]] = opened
+            vehicle = key[size:]
+            if vehicle != last:
+                if parts:
+                    self._restore_vehicle(last, parts)
+                last, parts = vehicle, {}
+            parts[key[:size]] = opened
+        self._read_last = last, parts
+
+    def _restore_vehicle(self, vehicle: bytes, parts: Parts) -> None:
+        """Some values of a vehicle.
+
+        It is put to rest with them at once: to keep apart what is read, for as long as more may come, would take more
+        memory than the state itself, and leave it in pieces. Only of vehicles that are large, or whose values are there
+        several times (nothing has compacted them yet), values are kept apart.
+        """
+        vehicle_id = vehicle.decode()
+        resting = self._resting
+        packed = resting.get(vehicle_id)
+        if packed is None:
+            resting[vehicle_id] = pack_parts(parts)
+        elif not packed:
+            self._restoring[vehicle_id] |= parts
+        else:
+            known = unpack_parts(packed)
+            apart = len(packed) > _LARGE or not known.keys().isdisjoint(parts)
+            known |= parts
+            if apart:
+                self._restoring[vehicle_id] = known
+            resting[vehicle_id] = b"" if apart else pack_parts(known)
 
     def _restore_own(self, key: bytes, opened: bytes) -> None:
         """What is stored and is of no vehicle."""
@@ -402,25 +431,29 @@ class Processor:
         Raises:
             StateError: a vehicle's values do not belong together, or vehicles are missing.
         """
-        self._stored = len(self._restoring)
+        resting, restoring = self._resting, self._restoring
+        last, parts = self._read_last
+        if parts:
+            self._restore_vehicle(last, parts)
+            self._read_last = b"", {}
+        while restoring:
+            vehicle_id, parts = restoring.popitem()
+            resting[vehicle_id] = pack_parts(parts)
+        self._stored = len(resting)
         if self._said_stored not in (None, self._stored):
             raise StateError(
                 f"it holds the state of {self._stored} vehicles, and should hold that of {self._said_stored}: records "
                 "are missing, or are not ours"
             )
-        for vehicle, ((head, tip, base, holes), numbered) in self._restoring.items():
-            vehicle_id = vehicle.decode()
-            if not head:
+        for vehicle_id, packed in resting.items():
+            alert = alert_of(packed)
+            if alert is None:
                 raise StateError(f"the state of vehicle {vehicle_id!r} has no head: records are missing")
-            needed = sorted(part for part in numbered.items() if part[1])
-            words, small, sealed = (_of_kind(needed, kind) for kind in _NUMBERED)
-            stored = StoredVehicle(head, tip, base, words, small, sealed, holes)
-            packed = self._resting[vehicle_id] = stored.pack()
-            wake_at, on = stored.alert
+            wake_at, on = alert
             self.open_trips += on
-            self.state_bytes += len(packed)
-            self._set_alarm(vehicle_id, wake_at)
-        self._restoring = {}
+            if wake_at >= 0:
+                self._set_alarm(vehicle_id, wake_at)
+        self.state_bytes = sum(map(len, resting.values()))
         # What was owed is announced again, before anything new.
         self._pages = sorted(key for key, content in self._restored_pages.items() if content)
         self._output.announcements = [one for key in self._pages for one in unpack_outbox(self._restored_pages[key])]
@@ -469,6 +502,8 @@ class Processor:
                 changes.update(vehicle.tidy_up())
                 packed = self._resting[vehicle.id] = vehicle.rest().pack()
                 self.state_bytes += len(packed) - vehicle.counted_size
+                if vehicle.wake_at is None:  # what it was to be woken up for has come about otherwise
+                    self._alarm_of.pop(vehicle.id, None)
         return changes
 
     def _collect(self, vehicle: Vehicle) -> None:
@@ -503,15 +538,6 @@ class Processor:
         if standing is None or due < standing:
             self._alarm_of[vehicle_id] = due
             heappush(self._alarms, (due, vehicle_id))
-
-
-_PLACES = {b"h": 0, b"t": 1, b"b": 2, b"d": 3}
-_NUMBERED = (b"w", b"s", b"c")
-
-
-def _of_kind(parts: list[tuple[bytes, bytes]], kind: bytes) -> tuple[tuple[int, bytes], ...]:
-    """The parts of a kind with their numbers."""
-    return tuple((int.from_bytes(prefix[1:], "big"), part) for prefix, part in parts if prefix[:1] == kind)
 
 
 def _refusal(outcome: Outcome, command: DeleteCommand) -> Problem:

@@ -46,7 +46,10 @@ if TYPE_CHECKING:
     from streams.intake import Front
     from streams.trips.packed import Rows
 
-__all__ = ["Deleting", "Outcome", "StoredVehicle", "Vehicle"]
+__all__ = ["PREFIX_SIZES", "Deleting", "Outcome", "Parts", "StoredVehicle", "Vehicle", "alert_of"]
+
+PREFIX_SIZES: Final = {b"h": 1, b"t": 1, b"b": 1, b"d": 1, b"w": 3, b"s": 3, b"c": 3}
+"""How many bytes come before the vehicle's id in the keys of each kind of value: chunks and pages are numbered."""
 
 _HEAD_BUDGET: Final = 250
 _LEAST_HEAD: Final = 48  # bytes that a head takes without a tail, at least
@@ -54,11 +57,19 @@ _MARKS: Final = 256
 _QUIET_FOREVER: Final = 1 << 52
 _INSTANT: Final = Struct("<q")
 _PLAIN: Final = (1 << FLOW_ID_BIT) - 1  # masks without a flow id
+_packer: Final = msgpack.Packer()  # making one takes longer than packing a vehicle
 _ALERT: Final = Struct("<q?")  # the first bytes of a head: when to wake, and whether a trip is on
+_SHORT_HEAD_AT: Final = 3
+_HEAD_AT: Final = {0xC4: _SHORT_HEAD_AT, 0xC5: 4, 0xC6: 6}  # by msgpack's type
+_WORDS: Final = ord("w")
+_SMALL: Final = ord("s")
 
 
 Late = tuple[Property, int]
 """A sample behind the horizon: its property and instant."""
+
+Parts = dict[bytes, bytes]
+"""Of a stored vehicle: values without their frames, each by what its key begins with."""
 
 
 class Deleting(NamedTuple):
@@ -112,21 +123,67 @@ class StoredVehicle(NamedTuple):
     sealed: tuple[tuple[int, bytes], ...]
     holes: bytes = b""
 
-    @property
-    def alert(self) -> tuple[int | None, bool]:
-        """The clock at which the vehicle has something to say, in epoch ms, and whether a trip is on."""
-        wake_at, on = _ALERT.unpack_from(self.head)
-        return None if wake_at < 0 else wake_at, on
+    @classmethod
+    def of(cls, parts: Parts) -> StoredVehicle:
+        """Of parts, each by what its key begins with; what is empty is not needed any more. Uses them up."""
+        take = parts.pop
+        head, tip, base, holes = take(b"h", b""), take(b"t", b""), take(b"b", b""), take(b"d", b"")
+        words: list[tuple[int, bytes]] = []
+        small: list[tuple[int, bytes]] = []
+        sealed: list[tuple[int, bytes]] = []
+        for prefix in sorted(parts):
+            part = parts[prefix]
+            if part:
+                numbered = words if prefix[0] == _WORDS else small if prefix[0] == _SMALL else sealed
+                numbered.append((prefix[1] << 8 | prefix[2], part))
+        return cls(head, tip, base, tuple(words), tuple(small), tuple(sealed), holes)
+
+    def parts(self) -> Parts:
+        """The inverse of :meth:`of`."""
+        single = ((b"h", self.head), (b"t", self.tip), (b"b", self.base), (b"d", self.holes))
+        parts = {prefix: part for prefix, part in single if part}
+        for kind, numbered in ((b"w", self.words), (b"s", self.small), (b"c", self.sealed)):
+            parts |= {_part_key(kind, number, b""): part for number, part in numbered}
+        return parts
 
     def pack(self) -> bytes:
         """All of it in one object. Nothing is ever stored so."""
-        packed: bytes = msgpack.packb(self)
-        return packed
+        return pack_parts(self.parts())
 
     @classmethod
     def unpack(cls, packed: bytes) -> StoredVehicle:
         """The inverse of :meth:`pack`."""
-        return cls(*msgpack.unpackb(packed, use_list=False))
+        return cls.of(unpack_parts(packed))
+
+
+def pack_parts(parts: Parts) -> bytes:
+    """The parts of a vehicle in one object, with or without a head. Uses them up."""
+    packed: bytes = _packer.pack((parts.pop(b"h", b""), parts))
+    return packed
+
+
+def unpack_parts(packed: bytes) -> Parts:
+    """The inverse of :func:`pack_parts`."""
+    parts: Parts
+    head, parts = msgpack.unpackb(packed)
+    if head:
+        parts[b"h"] = head
+    return parts
+
+
+def alert_of(packed: bytes) -> tuple[int, bool] | None:
+    """What the head of a packed vehicle begins with, without unpacking it.
+
+    Returns:
+        The clock at which the vehicle has something to say, in epoch ms (-1: never), and whether a trip is on. None: it
+        has no head.
+    """
+    # The head is the first field of msgpack's array; its length is in one, two or four bytes.
+    start = _HEAD_AT[packed[1]]
+    if start == _SHORT_HEAD_AT and not packed[2]:
+        return None
+    wake_at, on = _ALERT.unpack_from(packed, start)
+    return wake_at, on
 
 
 class Vehicle:
@@ -1100,7 +1157,8 @@ class Vehicle:
     def load(cls, vehicle_id: str, rules: Rules, stored: StoredVehicle) -> Vehicle:
         """The inverse of :meth:`rest`."""
         vehicle = cls(vehicle_id, rules)
-        vehicle.on = vehicle.was_on = stored.alert[1]
+        _, vehicle.on = _ALERT.unpack_from(stored.head)
+        vehicle.was_on = vehicle.on
         begin = _ALERT.size + 2
         end = begin + int.from_bytes(stored.head[_ALERT.size : begin], "little")
         (

@@ -3,31 +3,53 @@
 The end is known, and not waited for: once a partition's producer is fenced, its last stable offset does not move, and
 a reader that has reached it has read all there is, whatever the last offsets hold. (Under transactions they hold
 markers, which no reader ever sees as records: Faust's own recovery waits for those for ever.)
+
+It is read without aiokafka's own fetching, which hands out record by record and waits until all that it has fetched is
+taken. Here records are taken by the batch, as aiokafka's decoder makes them, and the next fetches are under way
+meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import TYPE_CHECKING, Any, Final
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.consumer import fetcher
+from aiokafka.consumer.fetcher import READ_COMMITTED
+from aiokafka.errors import (
+    KafkaError,
+    LeaderNotAvailableError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import TopicPartition
 
 from streams.errors import ClusterError, StateError
-from streams.runtime.headers import as_fetched
+from streams.runtime.headers import as_fetched, read_any_header_name
 from streams.runtime.positions import START_ANEW
-from streams.runtime.source import close
+from streams.runtime.source import close, know_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from aiokafka.client import AIOKafkaClient
 
 __all__ = ["read_changelog"]
 
-_MAX_RECORDS: Final = 5000
-# Where a fetch ends in nothing but markers, aiokafka moves its position and waits on; it looks up this often (seconds).
-_LOOK_UP: Final = 0.05
+# Of one partition (bytes): to work through so much takes about as long as a heartbeat or a probe may wait.
+_FETCH: Final = 2**20
+# One is worked through while the others come.
+_FETCHES_AT_A_TIME: Final = 4
+# A broker that has nothing for us, because it has only now become the leader, answers after this (ms).
+_WAIT: Final = 100
+_WITH_REPLICA: Final = 11
+_NOBODY: Final = -1
+# After an error; as aiokafka's (seconds).
+_RETRY: Final = 0.1
 # No answer, or no record and no step forward, for so long (seconds): the broker is away; a restart may find another.
 _STALLED: Final = 60.0
 
@@ -45,7 +67,7 @@ async def read_changelog(
         topic: the changelog.
         partitions: which ones.
         settings: keyword arguments for the consumer: where the cluster is.
-        take: called with a partition and its next records, in order.
+        take: called with a partition and its next records, in order. They have offset, key and value.
         anew: what to do where records are missing, for the message.
 
     Returns:
@@ -58,33 +80,48 @@ async def read_changelog(
     places = [TopicPartition(topic, partition) for partition in partitions]
     if not places:
         return 0
-    consumer = AIOKafkaConsumer(
-        **settings,
-        isolation_level="read_committed",
-        auto_offset_reset="none",  # a position that is not there any more is an error
-        enable_auto_commit=False,
-        max_partition_fetch_bytes=4 * 2**20,
-        value_deserializer=as_fetched,
-    )
+    read_any_header_name()
+    # It tells where the ends are, and keeps connections and metadata. Nothing is assigned to it: it fetches nothing.
+    consumer = AIOKafkaConsumer(**settings, isolation_level="read_committed", enable_auto_commit=False)
+    fetches: dict[asyncio.Task[_Fetched | None], TopicPartition] = {}
     count = 0
     try:
-        left, positions = await _begin(consumer, topic, places, anew)
-        moved = time.monotonic()
-        while left:
-            fetched = await _fetch(consumer, topic)
-            for place, records in fetched.items():
-                take(place.partition, records)
-                count += len(records)
-            await asyncio.sleep(0)  # a take is work without a pause: let the heartbeat and the probes have their turn
-            now = {place: await consumer.position(place) for place in left}
-            if now != positions:
-                positions, moved = now, time.monotonic()
-            elif time.monotonic() - moved > _STALLED:
-                raise ClusterError(f"Reading the state back from {topic} stalls at {_places(now)}: is the broker away?")
-            for place in [place for place, end in left.items() if now[place] >= end]:
-                del left[place]
-                consumer.pause(place)
+        positions, ends = await _begin(consumer, topic, places, anew)
+        client, waiting = consumer._client, deque(positions)  # noqa: SLF001 - no public way to it
+        loop = asyncio.get_running_loop()
+        stalled_at = loop.time() + _STALLED
+
+        def begin_fetches() -> None:
+            while waiting and len(fetches) < _FETCHES_AT_A_TIME:
+                place = waiting.popleft()
+                fetches[asyncio.create_task(_fetch(client, place, positions[place]))] = place
+
+        begin_fetches()
+        while positions:
+            patience = max(0.0, stalled_at - loop.time())
+            done, _ = await asyncio.wait(fetches, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            for fetch in done:
+                place, fetched = fetches.pop(fetch), fetch.result()
+                if fetched is not None and fetched.position > positions[place]:
+                    positions[place] = fetched.position
+                    stalled_at = loop.time() + _STALLED
+                if positions[place] < ends[place]:
+                    waiting.append(place)
+                else:
+                    del positions[place]
+                begin_fetches()
+                await asyncio.sleep(0)  # let it be sent; and heartbeat and probes have their turn: a take has no pause
+                if fetched is not None and fetched.records:
+                    count += len(fetched.records)
+                    take(place.partition, fetched.records)
+            if positions and loop.time() >= stalled_at:
+                raise ClusterError(
+                    f"Reading the state back from {topic} stalls at {_places(positions)}: is the broker away?"
+                )
     finally:
+        for fetch in fetches:
+            fetch.cancel()
+        await asyncio.gather(*fetches, return_exceptions=True)
         await close(consumer)
     return count
 
@@ -92,11 +129,11 @@ async def read_changelog(
 async def _begin(
     consumer: AIOKafkaConsumer, topic: str, places: Sequence[TopicPartition], anew: str
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-    """Set positions to the beginnings; returns the ends of what there is to be read, and the positions."""
+    """The positions to begin at, of what there is to be read, and all ends."""
     try:
         async with asyncio.timeout(_STALLED):
             await consumer.start()
-            consumer.assign(places)
+            await know_topic(consumer, topic)
             ends = await consumer.end_offsets(places)  # for a reader of committed records: the last stable offsets
             begins = await consumer.beginning_offsets(places)
     except (KafkaError, TimeoutError) as error:
@@ -111,20 +148,110 @@ async def _begin(
                 "(by kafka-delete-records.sh, or by a cleanup.policy with delete), and state is missing. Set its "
                 f"cleanup.policy to compact, and {anew}."
             )
-        consumer.seek(place, begin)
-    left = {place: end for place, end in ends.items() if end > begins[place]}
-    consumer.pause(*(place for place in places if place not in left))
-    return left, {place: begins[place] for place in left}
+    return {place: begins[place] for place in places if ends[place] > begins[place]}, ends
 
 
-async def _fetch(consumer: AIOKafkaConsumer, topic: str) -> Mapping[TopicPartition, Sequence[Any]]:
+class _Fetched(NamedTuple):
+    """Of one fetch.
+
+    Attributes:
+        records: as aiokafka's decoder makes them.
+        position: behind the last of them, and behind what else there was.
+    """
+
+    records: list[Any]
+    position: int
+
+
+async def _fetch(client: AIOKafkaClient, place: TopicPartition, position: int) -> _Fetched | None:
+    """The next records of a partition; None: to be tried again.
+
+    Raises:
+        StateError: the position is not there any more.
+        KafkaError: it cannot be read.
+    """
+    wanted = [(place.topic, [(place.partition, position, _FETCH)])]
     try:
-        fetched: Mapping[TopicPartition, Sequence[Any]] = await consumer.getmany(
-            timeout_ms=int(_LOOK_UP * 1000), max_records=_MAX_RECORDS
-        )
-    except OffsetOutOfRangeError as error:
-        raise StateError(f"{topic} was cut off or created anew while it was being read: {error}.") from error
-    return fetched
+        node = client.cluster.leader_for_partition(place)
+        if node is None or node == _NOBODY:
+            raise LeaderNotAvailableError
+        answer = await client.send(node, FetchRequest(_WAIT, 1, _FETCH, READ_COMMITTED, wanted, rack_id=""))
+    except (KafkaError, OSError, EOFError):  # the last two: a broker that goes away in the middle of an answer
+        answer = None
+    for _, partitions in () if answer is None else answer.topics:
+        for _, code, _, *rest, raw in partitions:
+            if not code:
+                # Since version 11 of the request a replica that is to be preferred stands between them.
+                return _read(place, position, raw, rest[-2 if answer.API_VERSION >= _WITH_REPLICA else -1])
+            error = for_code(code)
+            if error is OffsetOutOfRangeError:
+                raise StateError(
+                    f"{place.topic} was cut off or created anew while it was being read: partition {place.partition} "
+                    f"has no offset {position}."
+                )
+            if error is TopicAuthorizationFailedError:
+                raise TopicAuthorizationFailedError(place.topic)
+    client.force_metadata_update()  # somebody else may lead the partition
+    await asyncio.sleep(_RETRY)
+    return None
+
+
+def _read(place: TopicPartition, position: int, raw: bytes, aborted: Sequence[tuple[int, int]] | None) -> _Fetched:
+    """The records of a fetch from a position on: checked, without those of transactions that were aborted."""
+    batches = fetcher.PartitionRecords(
+        place,
+        _InBatches(fetcher.MemoryRecords(raw)),
+        aborted,
+        position,
+        None,
+        as_fetched,
+        True,  # check the checksums of batches
+        READ_COMMITTED,
+    )
+    records: list[Any] = []
+    for found in batches:
+        if isinstance(found, _Records):
+            records += found.records
+        else:  # read again, with a header's name that is not UTF-8
+            records.append(found)
+    if records and records[0].offset < position:  # it begins within a batch
+        records = [record for record in records if record.offset >= position]
+    return _Fetched(records, batches.next_fetch_offset)
+
+
+class _Records(NamedTuple):
+    """All of a batch. To aiokafka it is one record: the last one."""
+
+    offset: int
+    records: list[Any]
+
+
+class _Batch:
+    """A batch of records that hands them out all at once."""
+
+    def __init__(self, batch: Any) -> None:
+        self._batch = batch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __iter__(self) -> Iterator[_Records]:
+        records = list(self._batch)
+        if records:  # compaction may have left none
+            yield _Records(records[-1].offset, records)
+
+
+class _InBatches:
+    """What was fetched, in the shape of aiokafka's ``MemoryRecords``."""
+
+    def __init__(self, records: Any) -> None:
+        self._records = records
+        self.raw = records.raw
+        self.has_next = records.has_next
+
+    def next_batch(self) -> Any:
+        batch = self._records.next_batch()
+        return batch if batch.is_control_batch else _Batch(batch)
 
 
 def _places(positions: Mapping[TopicPartition, int]) -> str:

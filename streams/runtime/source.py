@@ -15,7 +15,7 @@ from streams.errors import ClusterError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Bounds", "close", "log_bounds"]
+__all__ = ["Bounds", "close", "know_topic", "log_bounds"]
 
 # Brokers that are about to elect a leader answer within this, in seconds.
 _TIMEOUT: Final = 60.0
@@ -53,6 +53,7 @@ async def log_bounds(topic: str, partitions: Iterable[int], settings: Mapping[st
     try:
         async with asyncio.timeout(_TIMEOUT):
             await consumer.start()
+            await know_topic(consumer, topic)
             # In this order: the log may be cut off at its beginning in between.
             end = await consumer.end_offsets(places)
             begin = await consumer.beginning_offsets(places)
@@ -63,6 +64,14 @@ async def log_bounds(topic: str, partitions: Iterable[int], settings: Mapping[st
     finally:
         await close(consumer)
     return {place.partition: Bounds(begin[place], end[place]) for place in places}
+
+
+async def know_topic(consumer: AIOKafkaConsumer, topic: str) -> None:
+    """Have a consumer that nothing is assigned to ask for a topic's metadata.
+
+    It would do so by itself when it misses them, and then wait for its retry backoff, 100 ms, whatever comes meanwhile.
+    """
+    await consumer._client.set_topics([topic])  # noqa: SLF001 - no public way to it
 
 
 async def close(consumer: AIOKafkaConsumer) -> None:

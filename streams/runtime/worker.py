@@ -11,6 +11,7 @@ import asyncio
 import os
 import threading
 import time
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import faust
@@ -36,7 +37,7 @@ from streams.runtime.topic_ids import topic_ids
 from streams.runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
 
@@ -213,17 +214,11 @@ class Worker:
         _log.info("state recovered", partitions=_ranges(unknown), records=count, seconds=round(seconds, 3))
 
     def _restore(self, partition: int, processor: PartitionProcessor, records: Sequence[Any]) -> None:
-        offset = -1
-
-        def items() -> Iterator[tuple[bytes, bytes | None]]:
-            nonlocal offset
-            for record in records:
-                offset = record.offset
-                yield record.key or b"", record.value
-
+        items = iter([(record.key or b"", record.value) for record in records])
         try:
-            processor.restore(items())
+            processor.restore(items)
         except StateError as error:
+            offset = records[-1 - length_hint(items)].offset  # of the one that was taken last
             raise StateError(f"{self.topics.changelog} partition {partition} offset {offset}: {error}") from error
 
     async def _starts(self, processors: Mapping[int, PartitionProcessor], consumer: BatchConsumer) -> dict[int, Start]:

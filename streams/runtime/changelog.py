@@ -111,9 +111,9 @@ async def read_changelog(
                     del positions[place]
                 begin_fetches()
                 await asyncio.sleep(0)  # let it be sent; and heartbeat and probes have their turn: a take has no pause
-                if fetched is not None and fetched.records:
-                    count += len(fetched.records)
-                    take(place.partition, fetched.records)
+                for records in () if fetched is None else fetched.batches:
+                    count += len(records)
+                    take(place.partition, records)
             if positions and loop.time() >= stalled_at:
                 raise ClusterError(
                     f"Reading the state back from {topic} stalls at {_places(positions)}: is the broker away?"
@@ -155,12 +155,13 @@ class _Fetched(NamedTuple):
     """Of one fetch.
 
     Attributes:
-        records: as aiokafka's decoder makes them.
-        position: behind the last of them, and behind what else there was.
+        position: behind all that it has brought.
+        batches: their records, decoded when they are asked for: each batch is worked through while it is in the
+            processor's caches.
     """
 
-    records: list[Any]
     position: int
+    batches: Iterator[list[Any]]
 
 
 async def _fetch(client: AIOKafkaClient, place: TopicPartition, position: int) -> _Fetched | None:
@@ -182,7 +183,8 @@ async def _fetch(client: AIOKafkaClient, place: TopicPartition, position: int) -
         for _, code, _, *rest, raw in partitions:
             if not code:
                 # Since version 11 of the request a replica that is to be preferred stands between them.
-                return _read(place, position, raw, rest[-2 if answer.API_VERSION >= _WITH_REPLICA else -1])
+                aborted = rest[-2 if answer.API_VERSION >= _WITH_REPLICA else -1]
+                return _Fetched(_end(raw, position), _read(place, position, raw, aborted))
             error = for_code(code)
             if error is OffsetOutOfRangeError:
                 raise StateError(
@@ -196,9 +198,11 @@ async def _fetch(client: AIOKafkaClient, place: TopicPartition, position: int) -
     return None
 
 
-def _read(place: TopicPartition, position: int, raw: bytes, aborted: Sequence[tuple[int, int]] | None) -> _Fetched:
+def _read(
+    place: TopicPartition, position: int, raw: bytes, aborted: Sequence[tuple[int, int]] | None
+) -> Iterator[list[Any]]:
     """The records of a fetch from a position on: checked, without those of transactions that were aborted."""
-    batches = fetcher.PartitionRecords(
+    found = fetcher.PartitionRecords(
         place,
         _InBatches(fetcher.MemoryRecords(raw)),
         aborted,
@@ -208,15 +212,20 @@ def _read(place: TopicPartition, position: int, raw: bytes, aborted: Sequence[tu
         True,  # check the checksums of batches
         READ_COMMITTED,
     )
-    records: list[Any] = []
-    for found in batches:
-        if isinstance(found, _Records):
-            records += found.records
-        else:  # read again, with a header's name that is not UTF-8
-            records.append(found)
-    if records and records[0].offset < position:  # it begins within a batch
-        records = [record for record in records if record.offset >= position]
-    return _Fetched(records, batches.next_fetch_offset)
+    for one in found:
+        # What is not a batch was read again, with a header's name that is not UTF-8.
+        records = one.records if isinstance(one, _Records) else [one]
+        if records[0].offset < position:  # it begins within the batch
+            records = [record for record in records if record.offset >= position]
+        yield records
+
+
+def _end(raw: bytes, position: int) -> int:
+    """The offset behind the last batch of a fetch; where there is none, the position."""
+    batches = fetcher.MemoryRecords(raw)
+    while batches.has_next():
+        position = batches.next_batch().next_offset
+    return position
 
 
 class _Records(NamedTuple):

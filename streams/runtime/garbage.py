@@ -8,9 +8,13 @@ and with many vehicles that takes seconds.
 from __future__ import annotations
 
 import gc
-from typing import Final
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["spare_the_state"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["no_collections", "spare_the_state"]
 
 # Young objects are looked at after so many more were made than given up (700 is Python's own figure: a batch of records
 # makes thousands), those that stayed after so many times of that (10), all of them after so many times of these (10).
@@ -20,3 +24,15 @@ _THRESHOLDS: Final = (10_000, 20, 1_000)
 def spare_the_state() -> None:
     """Let full collections be rare. For the whole process."""
     gc.set_threshold(*_THRESHOLDS)
+
+
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Have the collector rest: state that is read back makes many objects, and no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -28,6 +28,7 @@ from streams.runtime.batches import BatchSchema, BatchTransport
 from streams.runtime.changelog import read_changelog
 from streams.runtime.cluster import check_partition_counts
 from streams.runtime.commands import check_commands_id
+from streams.runtime.garbage import no_collections
 from streams.runtime.logs import FAUST_LOGGER
 from streams.runtime.partition import Observer, Partition
 from streams.runtime.positions import START_ANEW, Found, Names, Start, check_ids, refuse, start_of
@@ -190,20 +191,21 @@ class Worker:
 
         # 3. Read the rest back.
         unknown = {number: self._new_processor() for number in numbers if number not in self._settled}
-        count = await read_changelog(
-            self.topics.changelog,
-            sorted(unknown),
-            self._client,
-            lambda partition, records: self._restore(partition, unknown[partition], records),
-            self._names.anew,
-        )
-        for number, processor in unknown.items():
-            try:
-                processor.restored()
-            except StateError as error:
-                raise StateError(
-                    f"{self.topics.changelog} partition {number}: {error}. To go on, {self._names.anew}."
-                ) from error
+        with no_collections():
+            count = await read_changelog(
+                self.topics.changelog,
+                sorted(unknown),
+                self._client,
+                lambda partition, records: self._restore(partition, unknown[partition], records),
+                self._names.anew,
+            )
+            for number, processor in unknown.items():
+                try:
+                    processor.restored()
+                except StateError as error:
+                    raise StateError(
+                        f"{self.topics.changelog} partition {number}: {error}. To go on, {self._names.anew}."
+                    ) from error
 
         # 4. Find out where each goes on in the source. Only now: it is for good since the fence.
         processors = self._settled | unknown

@@ -26,8 +26,8 @@ def patched(monkeypatch):
 
 
 def read(raw, position=0, aborted=()):
-    fetched = changelog._read(PLACE, position, raw, list(aborted))
-    return [(record.offset, record.key, record.value) for record in fetched.records], fetched.position
+    found = [record for records in changelog._read(PLACE, position, raw, list(aborted)) for record in records]
+    return [(record.offset, record.key, record.value) for record in found], changelog._end(raw, position)
 
 
 def test_records_of_all_batches_come_in_order_and_the_position_is_behind_them():
@@ -112,7 +112,7 @@ def answer(code, version, *rest):
 async def test_an_answer_of_any_version_is_read_with_what_was_aborted(version, rest):
     raw = batch(5, (b"aborted", []), producer=7) + batch(6, (b"kept", []), producer=8)
     fetched = await changelog._fetch(Client(answer(0, version, *rest, raw)), PLACE, 5)
-    assert [record.value for record in fetched.records] == [b"kept"]
+    assert [record.value for records in fetched.batches for record in records] == [b"kept"]
     assert fetched.position == 7
 
 

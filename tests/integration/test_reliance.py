@@ -14,6 +14,7 @@ import faust
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer import fetcher, group_coordinator, subscription_state
 from aiokafka.consumer.consumer import AIOKafkaConsumer as ConsumerClass
 from aiokafka.errors import (
@@ -25,6 +26,7 @@ from aiokafka.errors import (
 )
 from aiokafka.producer import message_accumulator, sender, transaction_manager
 from aiokafka.protocol import api
+from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record import default_records
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.app import base as app_base
@@ -110,7 +112,8 @@ DIGESTS = {
     default_records._DefaultRecordBatchPy._maybe_uncompress: "c9d0dc2bed50cc86",
     default_records._DefaultRecordBatchPy.__iter__: "492967e59f459124",
     default_records._DefaultRecordBatchPy.__next__: "d05784bae3cbcfb9",
-    # Sets lso and timestamp of a partition at each answer, also an empty one.
+    # Sets lso and timestamp of a partition at each answer, also an empty one. Our fetches of a changelog read answers as
+    # it does.
     fetcher.Fetcher._proc_fetch_request: "59bf948fff47eed5",
     # Sets a position at once, and forgets what was fetched of the one before; also an error.
     ConsumerClass.seek: "a9430f1f3b9ac419",
@@ -126,6 +129,11 @@ DIGESTS = {
     # No coordinator is known as soon as a heartbeat has failed.
     group_coordinator.GroupCoordinator.coordinator_dead: "ba1eda0254af8dfe",
     group_coordinator.GroupCoordinator._send_req: "fa4b12e914ce9fcf",
+    # Called by us, for fetches and metadata; what they raise while brokers are away.
+    AIOKafkaClient.send: "246b277687d7b687",
+    AIOKafkaClient.set_topics: "9f9b55d6d8997834",
+    AIOKafkaClient.force_metadata_update: "cb7befef21c8f3f9",
+    FetchRequest.build: "952ef0f41192efc3",
     # How a request of our own is written, and its answer read.
     api.Request.prepare: "3a65d9fdefe34d3f",
     api.RequestStruct.build_request_header: "a3b54a5d4d46a09d",

@@ -90,16 +90,14 @@ def open_value(key: bytes, value: bytes, newest: int = FORMAT_VERSION) -> bytes:
     if len(value) < FRAME_SIZE:
         raise BrokenStateError(f"the record with key {key!r} is cut short: {len(value)} bytes")
     version, checksum = _unpack_frame(value)
-    content = value[FRAME_SIZE:]
-    # All of a state comes through here when it is read back: what is as it should be, by the shortest way.
-    if _VERSION_IN_CHECKSUM <= version <= newest and crc32(content, crc32(key, version)) == checksum:
-        return content
     if version > newest:
         raise BrokenStateError(
             f"the record with key {key!r} has format version {version}, and this program reads up to {newest}: "
             "start the newer version of ignition-trips that wrote it (or a later one)"
         )
-    if version < 1 or _checksum(version, key, content) != checksum:
+    content = value[FRAME_SIZE:]
+    # As _checksum does; all of a state that is read back comes through here, and a call more would be noticed.
+    if crc32(content, crc32(key, version if version >= _VERSION_IN_CHECKSUM else 0)) != checksum or version < 1:
         raise BrokenStateError(f"the record with key {key!r} is damaged: its checksum does not match")
     return content
 

@@ -112,8 +112,8 @@ DIGESTS = {
     default_records._DefaultRecordBatchPy._maybe_uncompress: "c9d0dc2bed50cc86",
     default_records._DefaultRecordBatchPy.__iter__: "492967e59f459124",
     default_records._DefaultRecordBatchPy.__next__: "d05784bae3cbcfb9",
-    # Sets lso and timestamp of a partition at each answer, also an empty one. Our fetches of a changelog read answers as
-    # it does.
+    # Sets lso and timestamp of a partition at each answer, also an empty one. It reads answers as our fetches of a
+    # changelog do.
     fetcher.Fetcher._proc_fetch_request: "59bf948fff47eed5",
     # Sets a position at once, and forgets what was fetched of the one before; also an error.
     ConsumerClass.seek: "a9430f1f3b9ac419",

@@ -62,6 +62,7 @@ _END_OF_TIME = 253_402_300_799_999  # the last millisecond of the year 9999
 _REST_MS = 120_000
 # Bytes of a vehicle at rest. To pack more of them again for each few values that are read back would take long.
 _LARGE = 1024
+_NO_PARTS: Parts = {}
 _NAMES = {number: name for name, number in PROPERTIES.items()}
 
 
@@ -139,7 +140,7 @@ class Processor:
         self._alarm_of: dict[str, int] = {}
         self._output = Output()
         self._read_last: tuple[bytes, Parts] = (b"", {})  # a vehicle, and its restored values that came in a row
-        self._restoring: dict[str, Parts] = {}  # of vehicles whose values come again and again; these rest as b""
+        self._restoring: dict[bytes, Parts] = {}  # of vehicles whose values come again and again; these rest as b""
         self._held: list[tuple[Record, bool]] = []
         self._held_starts: dict[str, set[int]] = {}
         self._intake: Intake | None = None  # takes in what comes in order, where it is compiled
@@ -375,7 +376,9 @@ class Processor:
         Raises:
             StateError: a value is damaged, or of a newer format.
         """
+        restoring = self._restoring
         last, parts = self._read_last
+        apart = False
         for key, value in items:
             try:
                 opened = b"" if value is None else open_value(key, value)
@@ -387,11 +390,14 @@ class Processor:
                 continue
             vehicle = key[size:]
             if vehicle != last:
-                if parts:
+                if parts and not apart:
                     self._restore_vehicle(last, parts)
-                last, parts = vehicle, {}
+                last, parts = vehicle, restoring.get(vehicle, _NO_PARTS)
+                apart = parts is not _NO_PARTS
+                if not apart:
+                    parts = {}
             parts[key[:size]] = opened
-        self._read_last = last, parts
+        self._read_last = last, {} if apart else parts
 
     def _restore_vehicle(self, vehicle: bytes, parts: Parts) -> None:
         """Some values of a vehicle.
@@ -406,13 +412,13 @@ class Processor:
         if packed is None:
             resting[vehicle_id] = pack_parts(parts)
         elif not packed:
-            self._restoring[vehicle_id] |= parts
+            self._restoring[vehicle] |= parts
         else:
             known = unpack_parts(packed)
             apart = len(packed) > _LARGE or not known.keys().isdisjoint(parts)
             known |= parts
             if apart:
-                self._restoring[vehicle_id] = known
+                self._restoring[vehicle] = known
             resting[vehicle_id] = b"" if apart else pack_parts(known)
 
     def _restore_own(self, key: bytes, opened: bytes) -> None:
@@ -437,8 +443,8 @@ class Processor:
             self._restore_vehicle(last, parts)
             self._read_last = b"", {}
         while restoring:
-            vehicle_id, parts = restoring.popitem()
-            resting[vehicle_id] = pack_parts(parts)
+            vehicle, parts = restoring.popitem()
+            resting[vehicle.decode()] = pack_parts(parts)
         self._stored = len(resting)
         if self._said_stored not in (None, self._stored):
             raise StateError(

@@ -45,10 +45,10 @@ UNITS: Final = (
     Unit("checkpoint_ms", 1.9, "CPU of a worker for a checkpoint, ms", "scaling.py commits, 2026-11-22"),
     Unit("broker_us", 4.3, "CPU of the brokers for a message, one replica, µs", "compare.py, 2026-11-22"),
     Unit("process_mib", 77.0, "memory of a worker without vehicles, MiB", "startup.py, 2026-11-22"),
-    Unit("idle_bytes", 723.0, "memory of an idle vehicle, bytes", "memory.py, 2026-11-22"),
-    Unit("driving_bytes", 9_240.0, "memory of a vehicle that drives, samples apart, bytes", "memory.py, 2026-11-22"),
-    Unit("driving_sample_bytes", 10.0, "memory of a sample of a trip that is on, bytes", "memory.py, 2026-11-22"),
-    Unit("sample_bytes", 6.9, "memory of a sample of a finished trip, bytes", "memory.py, 2026-11-22"),
+    Unit("idle_bytes", 442.0, "memory of an idle vehicle, bytes", "memory.py, 2026-11-22"),
+    Unit("driving_bytes", 8_240.0, "memory of a vehicle that drives, samples apart, bytes", "memory.py, 2026-11-22"),
+    Unit("driving_sample_bytes", 12.8, "memory of a sample of a trip that is on, bytes", "memory.py, 2026-11-22"),
+    Unit("sample_bytes", 3.7, "memory of a sample of a finished trip, bytes", "memory.py, 2026-11-22"),
     Unit("stored_idle_bytes", 364.0, "changelog of an idle vehicle, bytes", "memory.py, 2026-11-22"),
     Unit(
         "stored_driving_sample_bytes", 8.5, "changelog of a sample of a trip that is on, bytes", "memory.py, 2026-11-22"
@@ -59,7 +59,7 @@ UNITS: Final = (
     Unit("trip_bytes", 1_276.0, "record of a trip in the topic trips, bytes", "memory.py, 2026-11-22"),
     Unit(
         "recovery_vehicles",
-        47_293.0,
+        118_344.0,
         "vehicles of which a worker reads the state back in a second",
         "recovery.py, 2026-11-22",
     ),

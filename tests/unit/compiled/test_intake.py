@@ -203,9 +203,32 @@ class Partition:
         told = [(one.payload, one.trips_record) for one in output.announcements]
         late = [(one.record.offset, one.message) for one in output.late]
         rejected = [(one.record.offset, one.partial, str(one.problems)) for one in output.rejected]
-        counted = (counts.messages, counts.samples, counts.applied, counts.repeated, counts.late, counts.dead_letters)
+        counted = (
+            counts.messages,
+            counts.samples,
+            counts.applied,
+            counts.repeated,
+            counts.late,
+            counts.dead_letters,
+            counts.refused,
+        )
         here = (self.processor.clock, self.processor.open_trips, self.processor.vehicles, self.processor.state_bytes)
         return told, late, rejected, output.changes, counted, here
+
+
+def deletion(trip):
+    """The command to delete a trip that has been told."""
+    command = {
+        "type": "DeleteTrip",
+        "id": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        "trip_id": trip["id"],
+        "vehicle_id": trip["vehicle_id"],
+        "requested_at": "2026-03-01T08:00:00Z",
+        "revision": trip["revision"],
+    }
+    if "end" in trip:
+        command["end"] = trip["end"]["timestamp"]
+    return record(0, json.dumps(command).encode(), T0)
 
 
 def drives(chance, vehicles, messages):
@@ -271,7 +294,7 @@ def test_the_same_records_come_to_the_same_announcements_and_the_same_state(rule
     compiled, plain = (Partition(Rules(**rules), compiled=which) for which in (True, False))
     assert compiled.processor._intake is not None
     records = drives(chance, chance.choice([1, 3, 20]), 1500)
-    place = 0
+    told, place = [], 0
     while place < len(records):
         batch = records[place : place + chance.choice([1, 5, 50, 400])]
         place += len(batch)
@@ -282,7 +305,13 @@ def test_the_same_records_come_to_the_same_announcements_and_the_same_state(rule
             for one in (compiled, plain):
                 one.processor.advance(forward)
         if chance.random() < 0.6:
-            assert compiled.take() == plain.take()
+            taken = compiled.take()
+            assert taken == plain.take()
+            told += [json.loads(payload)["data"]["trip"] for payload, _ in taken[0]]
+        if told and chance.random() < 0.1:
+            command = deletion(chance.choice(told))
+            for one in (compiled, plain):
+                one.processor.command(command)
         if chance.random() < 0.05:
             assert compiled.take() == plain.take()
             for one in (compiled, plain):

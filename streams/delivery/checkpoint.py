@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.partitioner import murmur2
@@ -90,7 +91,12 @@ def partition_for(key: bytes | None, partitions: int, keyless: int) -> int:
     """
     if key is None:
         return keyless % partitions
-    return int(murmur2(key) & _HASH_MASK) % partitions
+    return _hash(key) % partitions
+
+
+@lru_cache(maxsize=16_384)  # it is Python's, letter by letter; a vehicle's announcements come in a row
+def _hash(key: bytes) -> int:
+    return int(murmur2(key) & _HASH_MASK)
 
 
 class Checkpointer:

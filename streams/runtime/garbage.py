@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["no_collections", "spare_the_state"]
 
-# Young objects are looked at after so many more were made than given up (700 is Python's own figure: what is fetched and
-# not worked off yet is many thousands), those that stayed after so many times of that (10), all of them after so many
-# times of these (10).
+# Young objects are looked at after so many more were made than given up (700 is Python's own figure: what is fetched
+# and not worked off yet is many thousands), those that stayed after so many times of that (10), all of them after so
+# many times of these (10).
 _THRESHOLDS: Final = (100_000, 50, 1_000)
 
 

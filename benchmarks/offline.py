@@ -19,7 +19,7 @@ from measuring import Took, arguments, emit, markdown, median_and_range, run
 _PARSE = "import sys, orjson\nfor line in open(sys.argv[1], 'rb'): orjson.loads(line)"
 WAYS = {
     "orjson.loads": [sys.executable, "-c", _PARSE],
-    "trips derive": [sys.executable, "-m", "streams.cli", "derive"],
+    "trips derive": [sys.executable, "-P", "-m", "streams.cli", "derive"],
 }
 
 

@@ -15,7 +15,7 @@ from measuring import Cluster, Worker, arguments, emit, markdown, median_and_ran
 
 COMMANDS = {
     "python alone": (sys.executable, "-c", "pass"),
-    "trips --help": (sys.executable, "-m", "streams.cli", "--help"),
+    "trips --help": (sys.executable, "-P", "-m", "streams.cli", "--help"),
 }
 
 

@@ -100,7 +100,7 @@ async def _subscribe(settings: Settings, url: str) -> None:
     command = ["push", "add", settings.application_id, url, "--profile", "standard"]
     command += ["--secret", "env:PUSH_SECRET_BENCHMARK", "--rate", "1000", "--concurrency", "16"]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "streams.cli", *command, env=environment(settings)
+        sys.executable, "-P", "-m", "streams.cli", *command, env=environment(settings)
     )
     if await process.wait():
         raise SystemExit("the subscription was refused")

@@ -107,7 +107,6 @@ cdef int _ALTITUDE_BIT = Property.ALTITUDE
 cdef int _UNIT_BIT = Property.UNIT
 cdef int _SAME_UNIT = SAME_UNIT
 cdef int _ALTITUDE_MASK = 1 << Property.ALTITUDE
-cdef long long _END_OF_TIME = 253_402_300_799_999  # the last millisecond of the year 9999
 cdef long long _NEVER = LLONG_MAX
 
 cdef enum:
@@ -336,7 +335,7 @@ cdef class Intake:
         cdef Front front
         for record in self.records:
             timestamp = record.timestamp
-            if not 0 <= timestamp <= _END_OF_TIME:
+            if not 0 <= timestamp <= _LATEST:
                 return record, None
             if timestamp > self.clock:
                 self.clock = timestamp
@@ -449,26 +448,18 @@ cdef class Intake:
         cdef double number
         cdef int mask = 0
         cdef int index, bit
+        cdef bint more = True
         cdef Field* field
 
         row.time = -1
         row.vehicle = NULL
         row.vehicle_size = 0
-        at = blank(at, end)
-        if at == end or at[0] != c"{":
-            return False
-        at = blank(at + 1, end)
-        while True:
-            name = at
-            at = text(at, end)
+        at = opened(blank(at, end), end)
+        while more:
+            if at != NULL:
+                at = value_of(at, end, &name, &name_size)
             if at == NULL:
                 return False
-            name_size = at - name - 2
-            name += 1
-            at = blank(at, end)
-            if at == end or at[0] != c":":
-                return False
-            at = blank(at + 1, end)
             field = NULL
             for index in range(self.count_fields):
                 if self.fields[index].size == name_size and memcmp(self.fields[index].name, name, name_size) == 0:
@@ -523,18 +514,9 @@ cdef class Intake:
                     at = identity(at, end, row.unit, row.unit_size)
                     if at == NULL:
                         return False
-            at = blank(at, end)
-            if at == end:
-                return False
-            if at[0] == c",":
-                at = blank(at + 1, end)
-                continue
-            if at[0] != c"}":
-                return False
-            at = blank(at + 1, end)
-            if at != end:
-                return False
-            break
+            at = behind(at, end, &more)
+        if at == NULL or blank(at, end) != end:
+            return False
         if not mask or row.time < 0:
             return False
         if row.vehicle == NULL:
@@ -752,6 +734,37 @@ cdef Text instant(Text at, Text end, long long* time) noexcept:
     return at + 2
 
 
+cdef inline Text opened(Text at, Text end) noexcept nogil:
+    """At what is first in an object; NULL: it is none."""
+    if at == end or at[0] != c"{":
+        return NULL
+    return blank(at + 1, end)
+
+
+cdef inline Text value_of(Text at, Text end, Text* name, Py_ssize_t* size) noexcept nogil:
+    """At the value of a field; NULL: there is no name that is a plain text, or no value."""
+    name[0] = at + 1
+    at = text(at, end)
+    if at == NULL:
+        return NULL
+    size[0] = at - name[0] - 1
+    at = blank(at, end)
+    if at == end or at[0] != c":":
+        return NULL
+    return blank(at + 1, end)
+
+
+cdef inline Text behind(Text at, Text end, bint* more) noexcept nogil:
+    """Behind a field of an object: at the next one, if there are more, or behind the object; NULL: at neither."""
+    at = blank(at, end)
+    if at == end:
+        return NULL
+    more[0] = at[0] == c","
+    if more[0]:
+        return blank(at + 1, end)
+    return at + 1 if at[0] == c"}" else NULL
+
+
 cdef Text place(
     Text at, Text end, long long* latitude, long long* longitude, long long* altitude, int* mask
 ) noexcept:
@@ -759,42 +772,33 @@ cdef Text place(
     cdef double[3] numbers
     cdef int seen = 0
     cdef int which
+    cdef bint more = True
     cdef Text name
-    if at == end or at[0] != c"{":
-        return NULL
-    at = blank(at + 1, end)
-    while True:
-        name = at
-        at = text(at, end)
+    cdef Py_ssize_t size
+    at = opened(at, end)
+    while more:
+        if at != NULL:
+            at = value_of(at, end, &name, &size)
         if at == NULL:
             return NULL
-        if at - name == 5 and memcmp(name + 1, b"lat", 3) == 0:
+        if size == 3 and memcmp(name, b"lat", 3) == 0:
             which = 0
-        elif at - name == 5 and memcmp(name + 1, b"lon", 3) == 0:
+        elif size == 3 and memcmp(name, b"lon", 3) == 0:
             which = 1
-        elif at - name == 10 and memcmp(name + 1, b"altitude", 8) == 0:
+        elif size == 8 and memcmp(name, b"altitude", 8) == 0:
             which = 2
         else:
             return NULL
         if seen >> which & 1:
             return NULL
         seen |= 1 << which
-        at = blank(at, end)
-        if at == end or at[0] != c":":
-            return NULL
-        at = decimal(blank(at + 1, end), end, &numbers[which])
+        at = decimal(at, end, &numbers[which])
         if at == NULL:
             return NULL
-        at = blank(at, end)
-        if at == end:
-            return NULL
-        if at[0] == c"}":
-            break
-        if at[0] != c",":
-            return NULL
-        at = blank(at + 1, end)
+        at = behind(at, end, &more)
     if (
-        seen & 3 != 3
+        at == NULL
+        or seen & 3 != 3
         or not -_MAX_LATITUDE <= numbers[0] <= _MAX_LATITUDE
         or not -_MAX_LONGITUDE <= numbers[1] <= _MAX_LONGITUDE
         or (numbers[0] == 0 and numbers[1] == 0)
@@ -807,35 +811,31 @@ cdef Text place(
             return NULL
         altitude[0] = <long long>floor(numbers[2] * _ALTITUDE_STEPS + 0.5)
         mask[0] |= 1 << _ALTITUDE_BIT
-    return at + 1
+    return at
 
 
 cdef Text identity(Text at, Text end, Text* unit, Py_ssize_t* size) noexcept nogil:
     """Behind a telematics unit's id and brand."""
     cdef int seen = 0
     cdef int which
+    cdef bint more = True
     cdef Text name
-    if at == end or at[0] != c"{":
-        return NULL
-    at = blank(at + 1, end)
-    while True:
-        name = at
-        at = text(at, end)
+    cdef Py_ssize_t name_size
+    at = opened(at, end)
+    while more:
+        if at != NULL:
+            at = value_of(at, end, &name, &name_size)
         if at == NULL:
             return NULL
-        if at - name == 4 and memcmp(name + 1, b"id", 2) == 0:
+        if name_size == 2 and memcmp(name, b"id", 2) == 0:
             which = 0
-        elif at - name == 7 and memcmp(name + 1, b"brand", 5) == 0:
+        elif name_size == 5 and memcmp(name, b"brand", 5) == 0:
             which = 1
         else:
             return NULL
         if seen >> which & 1:
             return NULL
         seen |= 1 << which
-        at = blank(at, end)
-        if at == end or at[0] != c":":
-            return NULL
-        at = blank(at + 1, end)
         unit[which] = at + 1
         at = text(at, end)
         if at == NULL:
@@ -843,12 +843,5 @@ cdef Text identity(Text at, Text end, Text* unit, Py_ssize_t* size) noexcept nog
         size[which] = at - unit[which] - 1
         if not 0 < size[which] <= _MAX_TEXT:
             return NULL
-        at = blank(at, end)
-        if at == end:
-            return NULL
-        if at[0] == c"}":
-            break
-        if at[0] != c",":
-            return NULL
-        at = blank(at + 1, end)
-    return at + 1 if seen == 3 else NULL
+        at = behind(at, end, &more)
+    return at if seen == 3 else NULL

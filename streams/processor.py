@@ -19,6 +19,7 @@ from streams.errors import StateError
 from streams.records import Announcement, Late, Output, Record, Rejected, Standing
 from streams.telemetry.properties import PROPERTIES
 from streams.telemetry.reader import Problem, Reader, Reason
+from streams.telemetry.timestamps import LATEST
 from streams.trips.content import iso
 from streams.trips.rules import Rules
 from streams.trips.samples import FLOW_ID_BIT, Property, Row
@@ -57,7 +58,6 @@ COMPILED: Final = Intake is not None
 """Whether this is machine code: see docs/performance.md."""
 
 _SAMPLES = ~(1 << Property.ALTITUDE | 1 << FLOW_ID_BIT)  # bits of a mask that are samples of their own
-_END_OF_TIME = 253_402_300_799_999  # the last millisecond of the year 9999
 # What reports every minute or so stays unpacked; what is parked takes little, two to four minutes later.
 _REST_MS = 120_000
 # Bytes of a vehicle at rest. To pack more of them again for each few values that are read back would take long.
@@ -170,7 +170,7 @@ class Processor:
             timestamp = record.timestamp
             if intake is not None:
                 self.clock = intake.clock
-            if not 0 <= timestamp <= _END_OF_TIME:
+            if not 0 <= timestamp <= LATEST:
                 self._reject(record, [_no_time(timestamp)], partial=False)
                 continue
             if timestamp > self.clock:
@@ -193,7 +193,8 @@ class Processor:
                 if not record.headers and vehicle.go_on(rows[0], record.offset, time_ms, self.clock):
                     counts.applied += 1
                     touched[vehicle_id] = vehicle
-                    vehicle.lend()
+                    if intake is not None:
+                        vehicle.lend()
                     continue
             else:
                 counts.samples += sum((row[1] & _SAMPLES).bit_count() for row in rows[1:])
@@ -221,7 +222,8 @@ class Processor:
                     pending[vehicle_id] = vehicle
             elif not late:
                 counts.repeated += 1
-            vehicle.lend()
+            if intake is not None:
+                vehicle.lend()
         if intake is not None:
             self.clock = intake.clock
             taken_in, samples = intake.count()
@@ -482,7 +484,7 @@ class Processor:
             vehicle.placed_at = self.clock
             if self._intake is not None:
                 vehicle.front = self._intake.front(vehicle_id)
-        else:
+        elif self._intake is not None:
             vehicle.take_back()
         vehicle.looked_at = self.clock
         return vehicle

@@ -65,7 +65,8 @@ def compiled() -> Path:
     if uv is None:
         raise UnavailableError("the compiled core needs uv to be built: `uv run python benchmarks/…`")
     sources = [_PROJECT / "pyproject.toml", _PROJECT / "deploy" / "build_hook.py"]
-    sources += sorted(path for path in (_PROJECT / "streams").rglob("*") if path.suffix in (".py", ".pyx"))
+    for package in ("schemas", "streams"):
+        sources += sorted(path for path in (_PROJECT / package).rglob("*") if path.suffix in (".py", ".pyx"))
     folder = _place(f"compiled-{_digest(sys.version, *(path.read_text(encoding='utf-8') for path in sources))}")
     if not (folder / "whole").exists():
         shutil.rmtree(folder, ignore_errors=True)

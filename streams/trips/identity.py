@@ -47,7 +47,7 @@ def event_id(time_ms: int, trip_id: str, event: str, revision: int) -> str:
 
 
 def _ulid(time_ms: int, digest: bytes) -> str:
-    """The text of a ULID of 48 bits of time and 80 others. In parts of two letters: it is needed for every record."""
+    """The text of a ULID of 48 bits of time and 80 others. In parts of two letters: each announcement has some."""
     high, low = int.from_bytes(digest[:5], "big"), int.from_bytes(digest[5:], "big")
     pairs = [_PAIRS[time_ms >> shift & 1023] for shift in (40, 30, 20, 10, 0)]
     pairs += [_PAIRS[part >> shift & 1023] for part in (high, low) for shift in (30, 20, 10, 0)]

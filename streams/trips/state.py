@@ -58,7 +58,6 @@ OUTBOX_KEY_SIZE: Final = 3
 _VERSION_IN_CHECKSUM: Final = 3
 _FRAME: Final = Struct("<BI")
 FRAME_SIZE: Final = _FRAME.size
-_unpack_frame = _FRAME.unpack_from
 # A page is one record: far from the 1 MiB that a topic takes at least, and few of them for a large checkpoint.
 _PAGE_BYTES: Final = 256 * 1024
 
@@ -89,15 +88,14 @@ def open_value(key: bytes, value: bytes, newest: int = FORMAT_VERSION) -> bytes:
     """
     if len(value) < FRAME_SIZE:
         raise BrokenStateError(f"the record with key {key!r} is cut short: {len(value)} bytes")
-    version, checksum = _unpack_frame(value)
+    version, checksum = _FRAME.unpack_from(value)
     if version > newest:
         raise BrokenStateError(
             f"the record with key {key!r} has format version {version}, and this program reads up to {newest}: "
             "start the newer version of ignition-trips that wrote it (or a later one)"
         )
     content = value[FRAME_SIZE:]
-    # As _checksum does; all of a state that is read back comes through here, and a call more would be noticed.
-    if crc32(content, crc32(key, version if version >= _VERSION_IN_CHECKSUM else 0)) != checksum or version < 1:
+    if version < 1 or _checksum(version, key, content) != checksum:
         raise BrokenStateError(f"the record with key {key!r} is damaged: its checksum does not match")
     return content
 

@@ -344,15 +344,13 @@ class Timeline:
         return ordered
 
     def parts(self, after: Moment, to: Moment) -> list[bytes]:
-        """The packed rows of all chunks that may have some with ``after`` < instant <= ``to``, and of the tail."""
-        sealed = [
-            zlib.decompress(chunk.packed)
-            for chunk in self.sealed.values()
-            if chunk.newest > after and chunk.oldest <= to
-        ]
-        small = [chunk.packed for chunk in self.small if chunk.newest > after and chunk.oldest <= to]
-        tail = [bytes(self.tail)] if self.tail and self.tail_newest > after and self.tail_oldest <= to else []
-        return [*sealed, *small, *tail]
+        """The packed rows of all chunks that may have some with ``after`` < instant <= ``to``, and of the tail.
+
+        Empty where all are unpacked anyway: see :meth:`at`.
+        """
+        if self._by_instant is not None:
+            return []
+        return [chunk.packed for chunk in self._chunks(after, to)]
 
     def at(self, instant: int) -> Row | None:
         """All that is kept of one instant.
@@ -374,18 +372,25 @@ class Timeline:
 
     def _unpacked(self, after: Moment, to: Moment) -> list[Row]:
         rows: list[Row] = []
+        for chunk in self._chunks(after, to):
+            rows += _within(unpack(chunk.packed), chunk.oldest, chunk.newest, after, to)
+        return rows
+
+    def _chunks(self, after: Moment, to: Moment) -> list[Chunk]:
+        """Those that may have rows with ``after`` < instant <= ``to``, not compressed; the tail as one of them."""
+        found: list[Chunk] = []
         for chunk in self.sealed.values():
             if chunk.newest > after and chunk.oldest <= to:
                 self._read += len(chunk.packed)
-                rows += _within(unpack(zlib.decompress(chunk.packed)), chunk.oldest, chunk.newest, after, to)
+                found.append(chunk._replace(packed=zlib.decompress(chunk.packed)))
         for chunk in self.small:
             if chunk.newest > after and chunk.oldest <= to:
                 self._read += len(chunk.packed)
-                rows += _within(unpack(chunk.packed), chunk.oldest, chunk.newest, after, to)
+                found.append(chunk)
         if self.tail and self.tail_newest > after and self.tail_oldest <= to:
             self._read += len(self.tail)
-            rows += _within(unpack(bytes(self.tail)), self.tail_oldest, self.tail_newest, after, to)
-        return rows
+            found.append(Chunk(self.tail_oldest, self.tail_newest, bytes(self.tail)))
+        return found
 
     def restore_tail(self, tail: bytes) -> None:
         """Take over a stored tail."""

@@ -340,8 +340,7 @@ class Vehicle:
             return
         packed, oldest, newest, before, trigger_at, offset, time_ms, arrival, unit = given
         if self._last is not None:
-            for row in unpack(packed, self._timeline.unit):
-                self._know(row)
+            self._learn(self._last, unpack(packed, self._timeline.unit))
         self._timeline.extend(packed, oldest, newest, unit)
         if trigger_at >= 0:
             self._trigger_at = trigger_at
@@ -488,16 +487,11 @@ class Vehicle:
     def _keep(self, row: Row) -> None:
         self._timeline.append(row)
         if self._last is not None:
-            self._know(row)
-
-    def _know(self, row: Row) -> None:
-        if self._last is None:
-            return
-        timestamp = row[0]
-        for name, value in row_items(row).items():
-            known = self._last.get(name)
-            if known is None or known[0] <= timestamp:
-                self._last[name] = (timestamp, value)
+            timestamp = row[0]
+            for name, value in row_items(row).items():
+                known = self._last.get(name)
+                if known is None or known[0] <= timestamp:
+                    self._last[name] = (timestamp, value)
 
     def _touch(self, instant: Moment) -> None:
         """Something was added where the machine may already have been."""

@@ -32,9 +32,9 @@ from streams.processor import COMPILED, Processor
 from streams.refusals import find_refusal
 from streams.runtime.cluster import look_at_cluster
 from streams.runtime.commands import Commands
+from streams.runtime.decoding import by_the_batch
 from streams.runtime.fences import Fences
 from streams.runtime.garbage import spare_the_state
-from streams.runtime.headers import as_fetched
 from streams.runtime.health import serve_health
 from streams.runtime.logs import configure_logs
 from streams.runtime.metrics import Metrics
@@ -110,7 +110,7 @@ def build_app(settings: Settings, cluster: Cluster, new_processor: NewProcessor 
         ),
         client=client,
         consumer_settings=consumer_settings(settings, client, settings.application_id)
-        | {"value_deserializer": as_fetched},
+        | {"value_deserializer": by_the_batch},
         fences=Fences(settings.application_id, producer_settings(client), with_plain=at_least_once),
         new_processor=new_processor or new_trips_processor,
         partition_count=cluster.partitions,

@@ -26,6 +26,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
 
+from streams.record_batch cimport Entry, RecordBatch, Text
+
 from streams.telemetry.explain import MAX_BYTES
 from streams.telemetry.properties import (
     ALTITUDE_STEPS,
@@ -45,8 +47,6 @@ from streams.trips.timeline import FORMATS, SAME_UNIT
 cdef extern from "Python.h":
     double PyOS_string_to_double(const char* written, char** end, PyObject* overflow) except? -1.0
 
-ctypedef const unsigned char* Text
-
 cdef enum:
     FIELDS = 32
     MOST_WORDS = 8
@@ -58,6 +58,11 @@ cdef enum:
     VEHICLE = 4
     TIMESTAMP = 5
     ENVELOPE = 6
+
+cdef enum:  # what becomes of a record
+    TAKEN = 0
+    CLEAN = 1  # read, and not in order
+    OTHER = 2
 
 cdef unsigned long long EXACT = 1ULL << 53  # integers up to this are doubles
 
@@ -240,6 +245,8 @@ cdef class Intake:
     cdef dict units
     cdef list changed
     cdef object records
+    cdef RecordBatch batch
+    cdef Py_ssize_t place  # in the batch
     cdef public long long clock
     cdef long long messages, samples
 
@@ -322,7 +329,12 @@ cdef class Intake:
 
     def through(self, records):
         """Take in what can be; iterate over the rest, in order, each with what could be read of it or None."""
-        self.records = iter(records)
+        if type(records) is RecordBatch:
+            self.batch = records
+            self.place = 0
+        else:
+            self.batch = None
+            self.records = iter(records)
         return self
 
     def __iter__(self):
@@ -330,32 +342,62 @@ cdef class Intake:
 
     def __next__(self):
         cdef Row row
-        cdef long long timestamp
-        cdef object found
-        cdef Front front
+        cdef Entry entry
+        cdef int became
+        if self.batch is not None:
+            while self.place < self.batch.size:
+                self.place += 1
+                became = self.take_in(&self.batch.entries[self.place - 1], &row)
+                if became != TAKEN:
+                    return self.batch.at(self.place - 1), self.found(&row) if became == CLEAN else None
+            self.batch = None
+            raise StopIteration
         for record in self.records:
-            timestamp = record.timestamp
-            if not 0 <= timestamp <= _LATEST:
-                return record, None
-            if timestamp > self.clock:
-                self.clock = timestamp
+            entry.offset = record.offset
+            entry.timestamp = record.timestamp
             content, name = record.value, record.key
             if type(content) is not bytes or not (name is None or type(name) is bytes):
+                self.look_at_clock(entry.timestamp)
                 return record, None
-            if not self.read(<bytes>content, <bytes>name, timestamp, &row):
-                return record, None
-            found = self.fronts.get(PyBytes_FromStringAndSize(<const char*>row.vehicle, row.vehicle_size))
-            if found is not None:
-                front = <Front>found
-                if front.lent and not record.headers and self.go_on(front, &row):
-                    front.offset = record.offset
-                    front.time_ms = row.time if self.offline else timestamp
-                    front.arrival = self.clock
-                    self.messages += 1
-                    self.samples += samples_in(row.mask)
-                    continue
-            return record, (string(row.vehicle, row.vehicle_size), (self.as_python(&row),))
+            entry.value = <Text>PyBytes_AS_STRING(content)
+            entry.value_size = PyBytes_GET_SIZE(content)
+            entry.key = NULL if name is None else <Text>PyBytes_AS_STRING(name)
+            entry.key_size = 0 if name is None else PyBytes_GET_SIZE(name)
+            entry.count_headers = 1 if record.headers else 0
+            became = self.take_in(&entry, &row)
+            if became != TAKEN:
+                return record, self.found(&row) if became == CLEAN else None
         raise StopIteration
+
+    cdef bint look_at_clock(self, long long timestamp) noexcept:
+        """Whether it is a time at all; if so, the clock has come to it."""
+        if not 0 <= timestamp <= _LATEST:
+            return False
+        if timestamp > self.clock:
+            self.clock = timestamp
+        return True
+
+    cdef int take_in(self, Entry* entry, Row* row) except -1:
+        cdef object found
+        cdef Front front
+        if not self.look_at_clock(entry.timestamp) or entry.value == NULL or not self.read(entry, row):
+            return OTHER
+        found = self.fronts.get(PyBytes_FromStringAndSize(<const char*>row.vehicle, row.vehicle_size))
+        if found is None:
+            return CLEAN
+        front = <Front>found
+        if not front.lent or entry.count_headers or not self.go_on(front, row):
+            return CLEAN
+        front.offset = entry.offset
+        front.time_ms = row.time if self.offline else entry.timestamp
+        front.arrival = self.clock
+        self.messages += 1
+        self.samples += samples_in(row.mask)
+        return TAKEN
+
+    cdef tuple found(self, Row* row):
+        """The vehicle and its row, as they are everywhere else."""
+        return string(row.vehicle, row.vehicle_size), (self.as_python(row),)
 
     cdef bint go_on(self, Front front, Row* row) except -1:
         """Take a row, if it comes in order and changes nothing that is told."""
@@ -436,13 +478,12 @@ cdef class Intake:
                 values.append(row.longitude)
         return row.time, row.mask, tuple(values)
 
-    cdef bint read(self, bytes value, bytes key, long long timestamp_ms, Row* row):
+    cdef bint read(self, Entry* entry, Row* row):
         """Read a clean message. False: the reader has to look."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(value)
-        if size > _MAX_BYTES:
+        if entry.value_size > _MAX_BYTES:
             return False
-        cdef Text at = <Text>PyBytes_AS_STRING(value)
-        cdef Text end = at + size
+        cdef Text at = entry.value
+        cdef Text end = at + entry.value_size
         cdef Text name
         cdef Py_ssize_t name_size
         cdef double number
@@ -473,7 +514,7 @@ cdef class Intake:
                 if row.time >= 0:
                     return False
                 at = instant(at, end, &row.time)
-                if at == NULL or row.time > timestamp_ms + self.skew:
+                if at == NULL or row.time > entry.timestamp + self.skew:
                     return False
             elif field.kind == VEHICLE:
                 if row.vehicle != NULL:
@@ -520,10 +561,10 @@ cdef class Intake:
         if not mask or row.time < 0:
             return False
         if row.vehicle == NULL:
-            if key is None:
+            if entry.key == NULL:
                 return False
-            row.vehicle = <Text>PyBytes_AS_STRING(key)
-            row.vehicle_size = PyBytes_GET_SIZE(key)
+            row.vehicle = entry.key
+            row.vehicle_size = entry.key_size
             for index in range(<int>row.vehicle_size if row.vehicle_size <= _MAX_TEXT else 0):
                 if row.vehicle[index] >= 0x80:
                     return False

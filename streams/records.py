@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from streams.telemetry.reader import Problem
 
-__all__ = ["Announcement", "Late", "Output", "Record", "Rejected", "Standing", "TripsRecord"]
+__all__ = ["Announcement", "FetchedRecord", "Late", "Output", "Record", "Rejected", "Standing", "TripsRecord"]
 
 
 class Record(Protocol):
@@ -35,6 +35,16 @@ class Record(Protocol):
     @property
     def headers(self) -> Sequence[tuple[str, bytes | None]]:
         """``traceparent`` is the only one that we read."""
+
+
+class FetchedRecord(NamedTuple):
+    """A :class:`Record` of a batch whose records are found by machine code."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
 
 
 class TripsRecord(Enum):

@@ -13,7 +13,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
 from streams.errors import ClusterError
-from streams.runtime.headers import read_any_header_name
+from streams.runtime.decoding import replace_decoder, together
 from streams.runtime.logs import FAUST_LOGGER
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     logger = FAUST_LOGGER
 
     def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:  # noqa: ARG002 - Faust's signature
-        read_any_header_name()
+        replace_decoder()
         self._assignor = self.app.assignor
         return AIOKafkaConsumer(**self.app.worker.consumer_settings, partition_assignment_strategy=[self._assignor])
 
@@ -137,7 +137,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             raise ClusterError(_gone(error, self.app.worker.topics.telemetry)) from error
         if self._interrupted(generation):
             return []
-        return [self._message(tp, records, generation) for tp, records in fetched.items() if records]
+        return [self._message(tp, together(batches), generation) for tp, batches in fetched.items() if batches]
 
     def _interrupted(self, generation: int) -> bool:
         """A rebalance has begun: before anything else is read, positions are set to where each partition goes on."""
@@ -152,7 +152,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             tp.partition,
             last.offset,
             last.timestamp / 1000,
-            last.timestamp_type,
+            None,
             [],
             None,
             Batch(tp.partition, records, sequence, generation),

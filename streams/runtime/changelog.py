@@ -29,7 +29,7 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import TopicPartition
 
 from streams.errors import ClusterError, StateError
-from streams.runtime.headers import as_fetched, read_any_header_name
+from streams.runtime.decoding import by_the_batch, replace_decoder
 from streams.runtime.positions import START_ANEW
 from streams.runtime.source import close, know_topic
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from aiokafka.client import AIOKafkaClient
+
+    from streams.records import Record
 
 __all__ = ["read_changelog"]
 
@@ -80,7 +82,7 @@ async def read_changelog(
     places = [TopicPartition(topic, partition) for partition in partitions]
     if not places:
         return 0
-    read_any_header_name()
+    replace_decoder()
     # It tells where the ends are, and keeps connections and metadata. Nothing is assigned to it: it fetches nothing.
     consumer = AIOKafkaConsumer(**settings, isolation_level="read_committed", enable_auto_commit=False)
     fetches: dict[asyncio.Task[_Fetched | None], TopicPartition] = {}
@@ -161,7 +163,7 @@ class _Fetched(NamedTuple):
     """
 
     position: int
-    batches: Iterator[list[Any]]
+    batches: Iterator[Sequence[Record]]
 
 
 async def _fetch(client: AIOKafkaClient, place: TopicPartition, position: int) -> _Fetched | None:
@@ -200,24 +202,20 @@ async def _fetch(client: AIOKafkaClient, place: TopicPartition, position: int) -
 
 def _read(
     place: TopicPartition, position: int, raw: bytes, aborted: Sequence[tuple[int, int]] | None
-) -> Iterator[list[Any]]:
+) -> Iterator[Sequence[Record]]:
     """The records of a fetch from a position on: checked, without those of transactions that were aborted."""
     found = fetcher.PartitionRecords(
         place,
-        _InBatches(fetcher.MemoryRecords(raw)),
+        fetcher.MemoryRecords(raw),
         aborted,
         position,
         None,
-        as_fetched,
+        by_the_batch,
         True,  # check the checksums of batches
         READ_COMMITTED,
     )
-    for one in found:
-        # What is not a batch was read again, with a header's name that is not UTF-8.
-        records = one.records if isinstance(one, _Records) else [one]
-        if records[0].offset < position:  # it begins within the batch
-            records = [record for record in records if record.offset >= position]
-        yield records
+    for decoded in found:
+        yield decoded.records
 
 
 def _end(raw: bytes, position: int) -> int:
@@ -226,41 +224,6 @@ def _end(raw: bytes, position: int) -> int:
     while batches.has_next():
         position = batches.next_batch().next_offset
     return position
-
-
-class _Records(NamedTuple):
-    """All of a batch. To aiokafka it is one record: the last one."""
-
-    offset: int
-    records: list[Any]
-
-
-class _Batch:
-    """A batch of records that hands them out all at once."""
-
-    def __init__(self, batch: Any) -> None:
-        self._batch = batch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batch, name)
-
-    def __iter__(self) -> Iterator[_Records]:
-        records = list(self._batch)
-        if records:  # compaction may have left none
-            yield _Records(records[-1].offset, records)
-
-
-class _InBatches:
-    """What was fetched, in the shape of aiokafka's ``MemoryRecords``."""
-
-    def __init__(self, records: Any) -> None:
-        self._records = records
-        self.raw = records.raw
-        self.has_next = records.has_next
-
-    def next_batch(self) -> Any:
-        batch = self._records.next_batch()
-        return batch if batch.is_control_batch else _Batch(batch)
 
 
 def _places(positions: Mapping[TopicPartition, int]) -> str:

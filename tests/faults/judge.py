@@ -61,7 +61,7 @@ from oracle.consumer import DELETED, RANK, READY, View, final_view
 from oracle.derive import OracleHole, OracleTrip, derive, dig, timestamp, ulid
 from oracle.timeline import Timeline
 
-from streams.runtime.headers import read_any_header_name
+from streams.runtime.decoding import replace_decoder
 from streams.telemetry.reader import Reader
 from streams.trips.samples import FLOW_ID_BIT, Property, row_items
 
@@ -155,7 +155,7 @@ async def collect(settings: Settings, *, within: float = 120.0) -> Logs:
     Waits for transactions that are still open in what the application writes: a reader that reads committed would not
     see what comes after their begin. Fails after ``within`` seconds.
     """
-    read_any_header_name()
+    replace_decoder()
     names = settings.topics
     async with asyncio.timeout(within):
         outputs = (names.events, names.trips, names.dead_letters, names.late)

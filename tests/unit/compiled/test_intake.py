@@ -8,6 +8,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.trips.records import record
@@ -19,6 +20,7 @@ from streams.trips.rules import Rules
 from streams.trips.samples import Property
 
 intake = pytest.importorskip("streams.intake", reason="the core is not compiled")
+RecordBatch = pytest.importorskip("streams.record_batch", reason="the core is not compiled").RecordBatch
 
 T0 = 1_772_352_000_000  # 2026-03-01T08:00:00Z
 HOUR = 3_600_000
@@ -46,8 +48,24 @@ def read_by_both(value, key=None, timestamp=T0):
     """What the intake has read, if it has, and what the reader says."""
     reader = Reader(max_clock_skew_ms=HOUR)
     taking = intake.Intake(skew=HOUR, silence=HOUR, trigger=0, offline=False)
-    ((_, found),) = taking.through([record(0, value, timestamp, key=key)])
+    one = record(0, value, timestamp, key=key)
+    ((_, found),) = taking.through([one])
+    if not isinstance(key, Part):
+        ((fetched, found_there),) = taking.through(as_fetched([one]))
+        assert (fetched, found_there) == ((0, timestamp, key, value, ()), found)
     return found, reader.read(value, key, timestamp)
+
+
+def as_fetched(records):
+    """The same as a worker gets them: in a batch of Kafka's."""
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 2**30)
+    first = records[0].offset
+    for one in records:
+        assert builder.append(one.offset - first, one.timestamp, one.key, one.value, list(one.headers))
+    raw, times = bytes(builder.build()), records[0].timestamp
+    found = RecordBatch.find(raw, 61, len(raw), len(records), first, times, None)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
@@ -298,8 +316,8 @@ def test_the_same_records_come_to_the_same_announcements_and_the_same_state(rule
     while place < len(records):
         batch = records[place : place + chance.choice([1, 5, 50, 400])]
         place += len(batch)
-        for one in (compiled, plain):
-            one.processor.process(batch)
+        compiled.processor.process(as_fetched(batch) if chance.random() < 0.8 else batch)
+        plain.processor.process(batch)
         if chance.random() < 0.3:
             forward = compiled.processor.clock + chance.choice([0, 1000, 200_000, 2 * HOUR])
             for one in (compiled, plain):
@@ -334,5 +352,6 @@ def test_records_in_order_are_taken_in_and_not_handed_on():
         for second in range(100)
     ]
     processor.process(records[:1])
-    assert list(processor._intake.through(records[1:])) == []
+    assert list(processor._intake.through(records[1:50])) == []
+    assert list(processor._intake.through(as_fetched(records[50:]))) == []
     assert processor._intake.take_changed() == ["V"]

@@ -5,13 +5,12 @@ from types import SimpleNamespace
 import pytest
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException, KafkaConnectionError, TopicAuthorizationFailedError
-from aiokafka.record._crc32c import crc
 from aiokafka.structs import TopicPartition
-from unit.runtime.test_headers import BAD, batch
+from unit.runtime.test_decoding import BAD, batch, with_checksum
 
 from streams.errors import StateError
 from streams.runtime import changelog
-from streams.runtime.headers import read_any_header_name
+from streams.runtime.decoding import replace_decoder
 
 PLACE = TopicPartition("changelog", 3)
 
@@ -19,7 +18,7 @@ PLACE = TopicPartition("changelog", 3)
 @pytest.fixture(autouse=True)
 def patched(monkeypatch):
     before = fetcher.MemoryRecords, fetcher.PartitionRecords
-    read_any_header_name()
+    replace_decoder()
     monkeypatch.setattr(changelog, "_RETRY", 0)
     yield
     fetcher.MemoryRecords, fetcher.PartitionRecords = before
@@ -48,12 +47,6 @@ def test_a_batch_of_which_compaction_has_left_nothing_is_passed():
     nothing[57:61] = bytes(4)  # no records; the last offset stays
     assert read(with_checksum(nothing) + batch(7, (b"c", [])), 5) == ([(7, b"key", b"c")], 8)
     assert read(with_checksum(nothing), 5) == ([], 7)
-
-
-def with_checksum(raw):
-    """What was changed in a batch, with a checksum that fits."""
-    raw[17:21] = crc(bytes(raw[21:])).to_bytes(4, "big")
-    return bytes(raw)
 
 
 def test_aborted_transactions_and_markers_are_passed():

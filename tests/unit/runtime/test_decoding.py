@@ -2,11 +2,12 @@ from itertools import islice
 
 import pytest
 from aiokafka.consumer import fetcher
+from aiokafka.record._crc32c import crc
 from aiokafka.record.control_record import ABORT_MARKER
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from streams.runtime.headers import as_fetched, read_any_header_name
+from streams.runtime.decoding import Decoded, by_the_batch, replace_decoder, together
 
 PLACE = TopicPartition("telemetry", 0)
 
@@ -14,7 +15,7 @@ PLACE = TopicPartition("telemetry", 0)
 @pytest.fixture(autouse=True)
 def patched():
     before = fetcher.MemoryRecords, fetcher.PartitionRecords
-    read_any_header_name()
+    replace_decoder()
     yield
     fetcher.MemoryRecords, fetcher.PartitionRecords = before
 
@@ -41,6 +42,12 @@ def batch(base_offset, *records, producer=-1, codec=0, control=False):
     if control:
         data[22] |= 0x20  # attributes: a control batch; CRC is not checked here
     return bytes(data)
+
+
+def with_checksum(raw):
+    """What was changed in a batch, with a checksum that fits."""
+    raw[17:21] = crc(bytes(raw[21:])).to_bytes(4, "big")
+    return bytes(raw)
 
 
 ABORT_MARKER_KEY = ABORT_MARKER.version.to_bytes(2, "big") + ABORT_MARKER.type_.to_bytes(2, "big")
@@ -114,29 +121,64 @@ def test_without_such_names_nothing_is_different():
     assert read(batch(0, (b"a", [("h", b"1")]))) == ([(0, b"a", (("h", b"1"),))], 1)
 
 
-@pytest.mark.parametrize("deserializer", [None, as_fetched], ids=["aiokafka's", "as they are"])
 @pytest.mark.parametrize("at_once", [1, 2, 3, 100])
-def test_records_are_handed_over_in_portions_and_each_once(deserializer, at_once):
-    raw = batch(5, (b"a", []), (b"b", []), (b"c", [])) + batch(8, (b"d", []), (None, BAD), (b"f", []), (b"g", []))
+def test_records_are_handed_over_in_portions_and_each_once(at_once):
     records = fetcher.PartitionRecords(
-        PLACE, fetcher.MemoryRecords(raw), [], 6, None, deserializer, True, fetcher.READ_COMMITTED
+        PLACE, fetcher.MemoryRecords(TWO), [], 6, None, None, True, fetcher.READ_COMMITTED
     )
     found = []
     while portion := list(islice(records, at_once)):
-        found += [(each.offset, each.key, each.value, list(each.headers), each.timestamp) for each in portion]
-        assert records.next_fetch_offset == found[-1][0] + 1
-    assert found == [
-        (6, b"key", b"b", [], 1000),
-        (7, b"key", b"c", [], 1000),
-        (8, b"key", b"d", [], 1000),
-        (9, b"key", None, [("caf\\xe9", b"1")], 1000),
-        (10, b"key", b"f", [], 1000),
-        (11, b"key", b"g", [], 1000),
-    ]
+        found += portion
+        assert records.next_fetch_offset == found[-1].offset + 1
+    assert [all_of(record) for record in found] == FROM_6
 
 
-def test_records_as_they_are_are_what_the_batch_holds():
-    records = fetcher.PartitionRecords(
-        PLACE, fetcher.MemoryRecords(batch(5, (b"a", []))), [], 0, None, as_fetched, True, fetcher.READ_COMMITTED
+TWO = batch(5, (b"a", []), (b"b", []), (b"c", [])) + batch(8, (b"d", []), (None, BAD), (b"f", []), (b"g", []))
+FROM_6 = [
+    (6, b"key", b"b", [], 1000),
+    (7, b"key", b"c", [], 1000),
+    (8, b"key", b"d", [], 1000),
+    (9, b"key", None, [("caf\\xe9", b"1")], 1000),
+    (10, b"key", b"f", [], 1000),
+    (11, b"key", b"g", [], 1000),
+]
+
+
+def all_of(record):
+    return record.offset, record.key, record.value, list(record.headers), record.timestamp
+
+
+def by_batches(raw, start=0, aborted=()):
+    return fetcher.PartitionRecords(
+        PLACE, fetcher.MemoryRecords(raw), list(aborted), start, None, by_the_batch, True, fetcher.READ_COMMITTED
     )
-    assert not isinstance(next(records), ConsumerRecord)
+
+
+def test_batches_are_handed_over_from_the_position_on():
+    records = by_batches(TWO, start=6)
+    first = next(records)
+    assert (type(first), first.offset, records.next_fetch_offset) == (Decoded, 7, 8)
+    rest = list(records)
+    assert records.next_fetch_offset == 12
+    assert [all_of(record) for record in together([first, *rest])] == FROM_6
+
+
+def test_batches_are_put_together():
+    raw = batch(5, (b"a", []), (b"b", [])) + batch(8, (b"c", [("h", None)]))
+    both = together(list(by_batches(raw)))
+    assert [all_of(record) for record in both] == [
+        (5, b"key", b"a", [], 1000),
+        (6, b"key", b"b", [], 1000),
+        (8, b"key", b"c", [("h", None)], 1000),
+    ]
+    assert (len(both), both[0].offset, both[-1].offset) == (3, 5, 8)
+
+
+def test_a_batch_has_its_records_as_they_are_there():
+    (decoded,) = by_batches(batch(5, (b"a", [])))
+    assert not isinstance(decoded.records[0], ConsumerRecord)
+
+
+def test_a_batch_alone_stays_what_it_is():
+    (decoded,) = by_batches(batch(5, (b"a", []), (b"b", [])))
+    assert together([decoded]) is decoded.records

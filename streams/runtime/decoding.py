@@ -1,0 +1,232 @@
+r"""What a fetch has brought, made into records: by the batch, and whatever the names of headers are.
+
+**Header names that are not UTF-8.** Kafka takes them, and aiokafka cannot read on past them: anybody who can write to
+the source could stop a partition with one such record. Here a fetch that fails for this reason is read again from the
+record where it failed, with aiokafka's decoder in Python, in which the name can be read leniently (``b"\xff"`` becomes
+the text ``\xff``). Fetches that do not fail are read as ever, and as fast.
+
+**By the batch.** aiokafka hands out record by record, each made anew as its ``ConsumerRecord``. Where a consumer asks
+for it (:func:`by_the_batch`), it hands out :class:`Decoded` instead: all records of one of Kafka's batches, as the
+batch holds them. Checksums, transactions that were aborted, and positions remain aiokafka's. Where it is compiled,
+:mod:`streams.record_batch` finds the records in a batch, and nothing is made of one until somebody asks for it.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+from aiokafka import codec
+from aiokafka.consumer import fetcher
+from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
+from aiokafka.record.memory_records import MemoryRecords
+
+try:
+    from streams.record_batch import RecordBatch
+except ImportError:  # it is optional
+    RecordBatch = None  # type: ignore[assignment, misc]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from streams.records import Record
+
+__all__ = ["Decoded", "by_the_batch", "replace_decoder", "together"]
+
+_BATCH_START: Final = struct.Struct(">qi")  # base offset, length of what follows
+_COUNT: Final = struct.Struct(">i")
+_COUNT_AT: Final = 57
+_RECORDS_AT: Final = 61
+_DECOMPRESS: Final[dict[int, Callable[[bytes], Any]]] = {
+    DefaultRecordBatch.CODEC_GZIP: codec.gzip_decode,
+    DefaultRecordBatch.CODEC_SNAPPY: codec.snappy_decode,
+    DefaultRecordBatch.CODEC_LZ4: codec.lz4_decode,
+    DefaultRecordBatch.CODEC_ZSTD: codec.zstd_decode,
+}
+
+
+class Decoded(NamedTuple):
+    """The records of a batch. To aiokafka it is one record: the last one.
+
+    Attributes:
+        offset: of the last one.
+        records: at least one, in order.
+    """
+
+    offset: int
+    records: Sequence[Record]
+
+
+def by_the_batch(value: bytes | None) -> bytes | None:
+    """The ``value_deserializer`` of a consumer that hands out :class:`Decoded`, to be put :func:`together`.
+
+    It changes nothing where :func:`replace_decoder` was not called.
+    """
+    return value
+
+
+def together(decoded: Sequence[Decoded]) -> Sequence[Record]:
+    """All records of some batches of a partition that come one after the other."""
+    if len(decoded) == 1:
+        return decoded[0].records
+    if RecordBatch is not None:
+        found = [one.records for one in decoded if isinstance(one.records, RecordBatch)]
+        if len(found) == len(decoded):
+            return RecordBatch.joined(found)
+    return [record for one in decoded for record in one.records]
+
+
+def replace_decoder() -> None:
+    """Have this process's consumers read on past header names that are not UTF-8, and some by the batch."""
+    fetcher.MemoryRecords = _Fetched
+    fetcher.PartitionRecords = _PartitionRecords
+
+
+class _Part(bytes):
+    """A part of a record: a header's name is decoded, keys and values are taken as they are."""
+
+    __slots__ = ()
+
+    def decode(self, *_: object, **__: object) -> str:
+        return str(self, "utf-8", "backslashreplace")
+
+
+class _Buffer(bytearray):
+    def __getitem__(self, where: Any) -> Any:
+        found = super().__getitem__(where)
+        return _Part(found) if isinstance(where, slice) else found
+
+
+class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
+    def __iter__(self) -> Self:
+        super().__iter__()  # decompresses
+        self._buffer = _Buffer(self._buffer)  # type: ignore[has-type]
+        return self
+
+
+class _LenientBatches:
+    """The batches of a fetch from an offset on, in the shape of aiokafka's ``MemoryRecords``."""
+
+    def __init__(self, raw: bytes, start: int) -> None:
+        self._batches = [batch for batch in _cut(raw) if batch.next_offset > start]
+
+    def has_next(self) -> bool:
+        return bool(self._batches)
+
+    def next_batch(self) -> _LenientBatch:
+        return self._batches.pop(0)
+
+
+def _cut(raw: bytes) -> Iterator[_LenientBatch]:
+    position = 0
+    while position + _BATCH_START.size <= len(raw):
+        end = _end_of_batch(raw, position)
+        if end > len(raw):  # a fetch may end in the middle of a batch
+            return
+        yield _LenientBatch(bytearray(raw[position:end]))
+        position = end
+
+
+def _end_of_batch(raw: bytes, position: int) -> int:
+    _, length = _BATCH_START.unpack_from(raw, position)
+    return position + _BATCH_START.size + int(length)
+
+
+class _Fetched(MemoryRecords):  # type: ignore[misc]
+    """What was fetched, with its bytes kept."""
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__(raw)
+        self.raw = raw
+
+
+class _InBatches:
+    """What was fetched, in the shape of aiokafka's ``MemoryRecords``, with each batch as one record."""
+
+    def __init__(self, fetched: Any) -> None:
+        self._fetched = fetched
+        self._end = 0  # of the last batch, in its bytes
+        self.has_next = fetched.has_next
+
+    def next_batch(self) -> Any:
+        batch, begin = self._fetched.next_batch(), self._end
+        self._end = _end_of_batch(self._fetched.raw, begin)
+        return batch if batch.is_control_batch else _Batch(batch, self._fetched.raw, begin, self._end)
+
+
+class _Batch:
+    """A batch of records that hands them out all at once."""
+
+    def __init__(self, batch: Any, raw: bytes, begin: int, end: int) -> None:
+        self._batch = batch
+        self._raw = raw
+        self._begin = begin
+        self._end = end
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __iter__(self) -> Iterator[Decoded]:
+        records = None if RecordBatch is None else self._found()
+        if records is None:
+            records = list(self._batch)
+        if records:  # compaction may have left none
+            yield Decoded(records[-1].offset, records)
+
+    def _found(self) -> Any:
+        """Where its records are; None: it is to be decoded by aiokafka, which will tell what is wrong with it."""
+        batch, begin, end = self._batch, self._begin, self._end
+        if type(batch) is not DefaultRecordBatch or end - begin < _RECORDS_AT:  # a format from before Kafka 0.11
+            return None
+        (count,) = _COUNT.unpack_from(self._raw, begin + _COUNT_AT)
+        raw, begin = self._raw, begin + _RECORDS_AT
+        if batch.compression_type:
+            try:
+                raw, begin = bytes(_DECOMPRESS[batch.compression_type](raw[begin:end])), 0
+            except Exception:  # noqa: BLE001 - whatever it is
+                return None
+            end = len(raw)
+        append_time = batch.max_timestamp if batch.timestamp_type else None
+        return RecordBatch.find(raw, begin, end, count, batch.base_offset, batch.first_timestamp, append_time)
+
+
+class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
+    def __init__(self, tp: Any, records: _Fetched, *rest: Any) -> None:
+        super().__init__(tp, records, *rest)
+        self._raw = records.raw
+        self._records: Any
+        if self._value_deserializer is by_the_batch:
+            self._records = _InBatches(records)
+            self._consumer_record = self._from_position
+
+    def __next__(self) -> Any:
+        try:
+            return super().__next__()
+        except UnicodeDecodeError:
+            self._read_again()
+            return super().__next__()
+
+    def __iter__(self) -> Iterator[Any]:
+        # As above, but without a call for each record.
+        while True:
+            try:
+                for record in self._records_iterator:  # noqa: UP028 - whoever stops in between goes on later
+                    yield record
+            except UnicodeDecodeError:
+                self._read_again()
+            else:
+                return
+
+    def _read_again(self) -> None:
+        """From the failed record on: what is before its batch has been read, aborted transactions and all."""
+        self._records = _LenientBatches(self._raw, self.next_fetch_offset)
+        self._records_iterator = self._unpack_records()
+
+    def _from_position(self, _: Any, record: Any) -> Decoded:
+        """A batch without what is before the position, if it begins there."""
+        if not isinstance(record, Decoded):  # a single record, read again
+            return Decoded(record.offset, [record])
+        position = self.next_fetch_offset
+        if record.records[0].offset >= position:
+            return record
+        return Decoded(record.offset, [one for one in record.records if one.offset >= position])

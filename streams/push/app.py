@@ -78,8 +78,9 @@ def build_app(settings: Settings, found: dict[str, Found], reader: BookReader) -
     chance = random.Random()  # noqa: S311 - it spreads retries
     policy, trust = Policy.of(settings), ssl_context(settings)
 
-    def new_processor() -> PushProcessor:
+    def new_processor(partition: int) -> PushProcessor:
         return PushProcessor(
+            partition,
             reader.book,
             now=clock.now_ms,
             chance=chance.random,

@@ -185,6 +185,7 @@ class PushProcessor:
     """The state of one partition.
 
     Args:
+        partition: which one, of the events.
         book: the subscriptions; somebody else keeps it up to date.
         now: the wall clock, epoch ms.
         chance: 0 to 1, evenly distributed.
@@ -198,7 +199,14 @@ class PushProcessor:
     """
 
     def __init__(
-        self, book: Book, *, now: Callable[[], int], chance: Callable[[], float], scale: float, max_waiting: int
+        self,
+        partition: int,
+        book: Book,
+        *,
+        now: Callable[[], int],
+        chance: Callable[[], float],
+        scale: float,
+        max_waiting: int,
     ) -> None:
         self.clock = 0
         self.open_trips = 0
@@ -211,6 +219,7 @@ class PushProcessor:
         self.totals: dict[str, Totals] = {}
         """By subscription's uid."""
         self.state_bytes = 0
+        self._partition = partition
         self._book = book
         self._now = now
         self._chance = chance
@@ -256,8 +265,7 @@ class PushProcessor:
                 self._delete(event.trip_id)
             elif event.trip_id in self._deleted:
                 continue
-            partition: int = record.partition  # type: ignore[attr-defined]
-            for entry in self._book.interested(event.type, event.vehicle_id, partition, record.offset):
+            for entry in self._book.interested(event.type, event.vehicle_id, self._partition, record.offset):
                 self._add(record.offset, entry.uid, entry.definition.id, event, record.value or b"")
 
     def take(self) -> PushOutput:

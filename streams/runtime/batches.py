@@ -13,7 +13,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import ConsumerMessage
 
 from streams.errors import ClusterError
-from streams.runtime.decoding import replace_decoder, together
+from streams.runtime.decoding import replace_decoder
 from streams.runtime.logs import FAUST_LOGGER
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, ConsumerMessage]]:  # noqa: ASYNC109 - Faust's
-        """One message per partition that the fetch brought something of."""
+        """One message for each portion of records that was fetched."""
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
         async with self.fetching:
@@ -137,7 +137,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             raise ClusterError(_gone(error, self.app.worker.topics.telemetry)) from error
         if self._interrupted(generation):
             return []
-        return [self._message(tp, together(batches), generation) for tp, batches in fetched.items() if batches]
+        return [
+            self._message(tp, portion.records, generation) for tp, portions in fetched.items() for portion in portions
+        ]
 
     def _interrupted(self, generation: int) -> bool:
         """A rebalance has begun: before anything else is read, positions are set to where each partition goes on."""

@@ -29,7 +29,7 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.structs import TopicPartition
 
 from streams.errors import ClusterError, StateError
-from streams.runtime.decoding import by_the_batch, replace_decoder
+from streams.runtime.decoding import InPortions, replace_decoder
 from streams.runtime.positions import START_ANEW
 from streams.runtime.source import close, know_topic
 
@@ -210,12 +210,12 @@ def _read(
         aborted,
         position,
         None,
-        by_the_batch,
+        InPortions(),
         True,  # check the checksums of batches
         READ_COMMITTED,
     )
-    for decoded in found:
-        yield decoded.records
+    for portion in found:
+        yield portion.records
 
 
 def _end(raw: bytes, position: int) -> int:

@@ -5,10 +5,11 @@ the source could stop a partition with one such record. Here a fetch that fails 
 record where it failed, with aiokafka's decoder in Python, in which the name can be read leniently (``b"\xff"`` becomes
 the text ``\xff``). Fetches that do not fail are read as ever, and as fast.
 
-**By the batch.** aiokafka hands out record by record, each made anew as its ``ConsumerRecord``. Where a consumer asks
-for it (:func:`by_the_batch`), it hands out :class:`Decoded` instead: all records of one of Kafka's batches, as the
-batch holds them. Checksums, transactions that were aborted, and positions remain aiokafka's. Where it is compiled,
-:mod:`streams.record_batch` finds the records in a batch, and nothing is made of one until somebody asks for it.
+**In portions.** aiokafka hands out record by record, each made anew as its ``ConsumerRecord``. Where a consumer asks
+for it (:class:`InPortions`), it hands out one :class:`Portion` after the other instead: all records of one of Kafka's
+batches, or of several, as the batch holds them. Checksums, transactions that were aborted, and positions remain
+aiokafka's. Where it is compiled, :mod:`streams.record_batch` finds the records in a batch, and nothing is made of one
+until somebody asks for it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from streams.records import Record
 
-__all__ = ["Decoded", "by_the_batch", "replace_decoder", "together"]
+__all__ = ["InPortions", "Portion", "replace_decoder"]
 
 _BATCH_START: Final = struct.Struct(">qi")  # base offset, length of what follows
 _COUNT: Final = struct.Struct(">i")
@@ -45,8 +46,8 @@ _DECOMPRESS: Final[dict[int, Callable[[bytes], Any]]] = {
 }
 
 
-class Decoded(NamedTuple):
-    """The records of a batch. To aiokafka it is one record: the last one.
+class Portion(NamedTuple):
+    """Records of a partition, one after the other. To aiokafka it is one record: the last one.
 
     Attributes:
         offset: of the last one.
@@ -57,27 +58,37 @@ class Decoded(NamedTuple):
     records: Sequence[Record]
 
 
-def by_the_batch(value: bytes | None) -> bytes | None:
-    """The ``value_deserializer`` of a consumer that hands out :class:`Decoded`, to be put :func:`together`.
+class InPortions:
+    """The ``value_deserializer`` of a consumer that hands out each :class:`Portion` as if it were a record.
 
     It changes nothing where :func:`replace_decoder` was not called.
+
+    Args:
+        records: Kafka's batches are put together as long as there are fewer of them in a portion.
     """
-    return value
+
+    def __init__(self, records: int = 1) -> None:
+        self.records = records
+
+    def __call__(self, value: bytes | None) -> bytes | None:
+        """What aiokafka would do to a value."""
+        return value
 
 
-def together(decoded: Sequence[Decoded]) -> Sequence[Record]:
-    """All records of some batches of a partition that come one after the other."""
-    if len(decoded) == 1:
-        return decoded[0].records
+def _together(portions: Sequence[Portion]) -> Portion:
+    if len(portions) == 1:
+        return portions[0]
+    records: Sequence[Record] | None = None
     if RecordBatch is not None:
-        found = [one.records for one in decoded if isinstance(one.records, RecordBatch)]
-        if len(found) == len(decoded):
-            return RecordBatch.joined(found)
-    return [record for one in decoded for record in one.records]
+        found = [one.records for one in portions if isinstance(one.records, RecordBatch)]
+        records = RecordBatch.joined(found) if len(found) == len(portions) else None
+    if records is None:
+        records = [record for one in portions for record in one.records]
+    return Portion(portions[-1].offset, records)
 
 
 def replace_decoder() -> None:
-    """Have this process's consumers read on past header names that are not UTF-8, and some by the batch."""
+    """Have this process's consumers read on past header names that are not UTF-8, and some in portions."""
     fetcher.MemoryRecords = _Fetched
     fetcher.PartitionRecords = _PartitionRecords
 
@@ -166,12 +177,12 @@ class _Batch:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batch, name)
 
-    def __iter__(self) -> Iterator[Decoded]:
+    def __iter__(self) -> Iterator[Portion]:
         records = None if RecordBatch is None else self._found()
         if records is None:
             records = list(self._batch)
         if records:  # compaction may have left none
-            yield Decoded(records[-1].offset, records)
+            yield Portion(records[-1].offset, records)
 
     def _found(self) -> Any:
         """Where its records are; None: it is to be decoded by aiokafka, which will tell what is wrong with it."""
@@ -195,7 +206,9 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         super().__init__(tp, records, *rest)
         self._raw = records.raw
         self._records: Any
-        if self._value_deserializer is by_the_batch:
+        self._portion: int | None = None  # records in each
+        if isinstance(self._value_deserializer, InPortions):
+            self._portion = self._value_deserializer.records
             self._records = _InBatches(records)
             self._consumer_record = self._from_position
 
@@ -207,7 +220,10 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
             return super().__next__()
 
     def __iter__(self) -> Iterator[Any]:
-        # As above, but without a call for each record.
+        return self._each() if self._portion is None else self._portions(self._portion)
+
+    def _each(self) -> Iterator[Any]:
+        # As __next__, but without a call for each record.
         while True:
             try:
                 for record in self._records_iterator:  # noqa: UP028 - whoever stops in between goes on later
@@ -217,16 +233,29 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
             else:
                 return
 
+    def _portions(self, size: int) -> Iterator[Portion]:
+        """Batches put together. The position is behind what was handed out whenever one is."""
+        waiting: list[Portion] = []
+        count = 0
+        for batch in self._each():
+            waiting.append(batch)
+            count += len(batch.records)
+            if count >= size:
+                yield _together(waiting)
+                waiting, count = [], 0
+        if waiting:
+            yield _together(waiting)
+
     def _read_again(self) -> None:
         """From the failed record on: what is before its batch has been read, aborted transactions and all."""
         self._records = _LenientBatches(self._raw, self.next_fetch_offset)
         self._records_iterator = self._unpack_records()
 
-    def _from_position(self, _: Any, record: Any) -> Decoded:
+    def _from_position(self, _: Any, record: Any) -> Portion:
         """A batch without what is before the position, if it begins there."""
-        if not isinstance(record, Decoded):  # a single record, read again
-            return Decoded(record.offset, [record])
+        if not isinstance(record, Portion):  # a single record, read again
+            return Portion(record.offset, [record])
         position = self.next_fetch_offset
         if record.records[0].offset >= position:
             return record
-        return Decoded(record.offset, [one for one in record.records if one.offset >= position])
+        return Portion(record.offset, [one for one in record.records if one.offset >= position])

@@ -94,7 +94,7 @@ class Worker:
         client: where the cluster is.
         consumer_settings: keyword arguments for the group's consumer.
         fences: the producers.
-        new_processor: makes an empty processor of a partition.
+        new_processor: makes the empty processor of a partition.
         partition_count: how many partitions the state is of.
         commit_interval: seconds.
         patience: seconds from the first change to a checkpoint that announces nothing; None: the same.
@@ -111,7 +111,7 @@ class Worker:
         client: Mapping[str, Any],
         consumer_settings: Mapping[str, Any],
         fences: Fences,
-        new_processor: Callable[[], PartitionProcessor],
+        new_processor: Callable[[int], PartitionProcessor],
         partition_count: int,
         commit_interval: float,
         patience: float | None = None,
@@ -190,7 +190,7 @@ class Worker:
         }
 
         # 3. Read the rest back.
-        unknown = {number: self._new_processor() for number in numbers if number not in self._settled}
+        unknown = {number: self._new_processor(number) for number in numbers if number not in self._settled}
         with no_collections():
             count = await read_changelog(
                 self.topics.changelog,

@@ -5,7 +5,7 @@ Rounding is half up and comes last, from exact integers. What is not known is le
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import date, timedelta
 from functools import cache, lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -17,15 +17,24 @@ from streams.trips.trip import Fix, Flag, Trip
 
 __all__ = ["Envelope", "deleted", "discarded", "ended", "finished", "iso", "ready_event", "started", "superseded"]
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH: Final = date(1970, 1, 1)
+_TWO_DIGITS: Final = tuple(f"{number:02}" for number in range(60))
 
 
 @lru_cache(maxsize=4096)  # the same instants are told in several announcements
 def iso(instant: int) -> str:
     """Epoch milliseconds as RFC 3339 in UTC, with milliseconds only where they are not zero."""
-    moment = _EPOCH + timedelta(milliseconds=instant)
-    text = moment.isoformat(timespec="milliseconds" if instant % 1000 else "seconds")
-    return text[:-6] + "Z"
+    seconds, milliseconds = divmod(instant, 1000)
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    day, hour = divmod(hours, 24)
+    time = f"{_day(day)}T{_TWO_DIGITS[hour]}:{_TWO_DIGITS[minute]}:{_TWO_DIGITS[second]}"
+    return f"{time}.{milliseconds:03}Z" if milliseconds else time + "Z"
+
+
+@lru_cache(maxsize=4096)
+def _day(since_1970: int) -> str:
+    return (_EPOCH + timedelta(days=since_1970)).isoformat()
 
 
 class Envelope(NamedTuple):

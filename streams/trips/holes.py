@@ -14,6 +14,7 @@ from typing import Any
 import msgpack
 
 from streams.trips.samples import Moment, Row
+from streams.trips.state import packb
 
 __all__ = ["Hole", "along", "pack_holes", "unpack_holes"]
 
@@ -81,7 +82,7 @@ def pack_holes(holes: Iterable[Hole]) -> bytes:
         )
         for hole in holes
     ]
-    return msgpack.packb(packed) if packed else b""
+    return packb(packed) if packed else b""
 
 
 def unpack_holes(packed: bytes) -> list[Hole]:

@@ -6,7 +6,6 @@ import re
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
-from uuid import UUID
 
 from ulid import ULID
 
@@ -37,7 +36,7 @@ def identify(vehicle_id: str, start: int) -> TripIdentity:
     digest = blake2b(b"%b\0%d" % (vehicle_id.encode(), start), digest_size=16).digest()
     bits = int.from_bytes(digest[10:14], "big") >> 7  # the first 25 of 32
     key = "".join(_CROCKFORD[bits >> shift & 31] for shift in (20, 15, 10, 5, 0))
-    return TripIdentity(_ulid(start, digest[:10]), key, str(_uuid(digest)))
+    return TripIdentity(_ulid(start, digest[:10]), key, _uuid(digest))
 
 
 def event_id(time_ms: int, trip_id: str, event: str, revision: int) -> str:
@@ -54,11 +53,11 @@ def _ulid(time_ms: int, digest: bytes) -> str:
     return "".join(pairs)
 
 
-def _uuid(digest: bytes) -> UUID:
+def _uuid(digest: bytes) -> str:
     """Version 8 of RFC 9562: a UUID whose bits mean what its maker says."""
-    number = int.from_bytes(digest, "big")
-    number = number & ~(0xF << 76) | 8 << 76
-    return UUID(int=number & ~(0x3 << 62) | 2 << 62)
+    text = digest.hex()
+    variant = "89ab"[digest[8] >> 4 & 3]
+    return f"{text[:8]}-{text[8:12]}-8{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
 
 
 def start_of(trip_id: str) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgpack
 
 from streams.trips.samples import Moment
+from streams.trips.state import packb
 
 __all__ = ["Ledger", "State", "Word"]
 
@@ -162,7 +163,7 @@ class Ledger:
                 decided = None if word.decided is None else word.decided - start
                 state = word.state << 2 | word.owed << 1 | word.published
                 flat[word.page] += [start, state, end, decided, word.digest]
-        return {number: msgpack.packb(words) if words else b"" for number, words in flat.items()}
+        return {number: packb(words) if words else b"" for number, words in flat.items()}
 
     @classmethod
     def load(cls, pages: Iterable[tuple[int, bytes]], settled_before: Moment) -> Ledger:

@@ -20,6 +20,7 @@ import msgpack
 from streams.trips.holes import Hole
 from streams.trips.rules import Rules
 from streams.trips.samples import FLOW_ID_BIT, Moment, Property, Row, column
+from streams.trips.state import packb
 from streams.trips.trip import Fix, Flag, Ride, Trip
 
 if TYPE_CHECKING:
@@ -496,7 +497,7 @@ class Machine:
             mask |= 1 << name
             samples += [last - timestamp, value]
         fading = () if not self.fading else ([last - instant for span in self.fading for instant in span],)
-        packed: bytes = msgpack.packb(
+        packed: bytes = packb(
             (
                 _PHASES.index(self.phase),
                 self.last,

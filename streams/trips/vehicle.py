@@ -33,7 +33,7 @@ from streams.trips.ledger import Ledger, State, Word
 from streams.trips.machine import Machine, Phase
 from streams.trips.rules import Rules
 from streams.trips.samples import FLOW_ID_BIT, Moment, Property, Row, column, make_row, merge, row_items
-from streams.trips.state import FRAME_SIZE, seal_value
+from streams.trips.state import FRAME_SIZE, packb, seal_value
 from streams.trips.timeline import Timeline, unpack
 from streams.trips.trip import Trip
 
@@ -57,7 +57,6 @@ _MARKS: Final = 256
 _QUIET_FOREVER: Final = 1 << 52
 _INSTANT: Final = Struct("<q")
 _PLAIN: Final = (1 << FLOW_ID_BIT) - 1  # masks without a flow id
-_packer: Final = msgpack.Packer()  # making one takes longer than packing a vehicle
 _ALERT: Final = Struct("<q?")  # the first bytes of a head: when to wake, and whether a trip is on
 _SHORT_HEAD_AT: Final = 3
 _HEAD_AT: Final = {0xC4: _SHORT_HEAD_AT, 0xC5: 4, 0xC6: 6}  # by msgpack's type
@@ -158,7 +157,7 @@ class StoredVehicle(NamedTuple):
 
 def pack_parts(parts: Parts) -> bytes:
     """The parts of a vehicle in one object, with or without a head. Uses them up."""
-    packed: bytes = _packer.pack((parts.pop(b"h", b""), parts))
+    packed: bytes = packb((parts.pop(b"h", b""), parts))
     return packed
 
 
@@ -1123,7 +1122,7 @@ class Vehicle:
 
     def _head(self) -> bytes:
         wake_at = self.wake_at
-        packed: bytes = msgpack.packb(
+        packed: bytes = packb(
             (
                 self._offset,
                 self._time_ms,

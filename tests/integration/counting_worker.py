@@ -113,7 +113,7 @@ def shown(value: int | bytes | None) -> int | str | None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(run_worker(Settings.load(), debug="--debug" in sys.argv, new_processor=CountingProcessor))
+        sys.exit(run_worker(Settings.load(), debug="--debug" in sys.argv, new_processor=lambda _: CountingProcessor()))
     except TripsError as error:
         sys.stderr.write(f"trips: {error}\n")
         sys.exit(error.exit_code)

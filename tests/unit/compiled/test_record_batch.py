@@ -6,11 +6,10 @@ from contextlib import suppress
 import pytest
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchBuilderPy
-from unit.runtime.test_decoding import BAD, batch, by_batches, with_checksum
+from unit.runtime.test_decoding import BAD, batch, portions, with_checksum
 
 from streams.records import FetchedRecord
 from streams.runtime import decoding
-from streams.runtime.decoding import together
 
 RecordBatch = pytest.importorskip("streams.record_batch", reason="the core is not compiled").RecordBatch
 
@@ -66,10 +65,8 @@ def test_what_is_found_is_what_aiokafka_finds(codec, append_time, seed):
             changed[22] |= 8
             raw = with_checksum(changed)
         raws.append(raw)
-    decoded = list(by_batches(b"".join(raws)))
-    assert [type(one.records) for one in decoded] == [RecordBatch] * 5
     expected = [record for raw in raws for record in as_tuples(DefaultRecordBatch(raw))]
-    found = together(decoded)
+    ((_, found),) = portions(b"".join(raws), records=10**6)
     assert type(found) is RecordBatch
     assert as_tuples(found) == expected
     assert (len(found), found[-1].offset) == (len(expected), expected[-1][0])
@@ -77,20 +74,21 @@ def test_what_is_found_is_what_aiokafka_finds(codec, append_time, seed):
 
 
 def test_what_was_found_stays_when_all_else_is_gone():
-    raw, _ = some_batch(random.Random(1), 0)
-    found = together([*by_batches(raw), *by_batches(raw)])
-    expected = as_tuples(DefaultRecordBatch(raw))
-    del raw
-    assert as_tuples(found) == expected * 2
+    raw, end = some_batch(random.Random(1), 0)
+    after, _ = some_batch(random.Random(1), end)
+    ((_, found),) = portions(raw + after, records=10**6)
+    expected = as_tuples(DefaultRecordBatch(raw)) + as_tuples(DefaultRecordBatch(after))
+    del raw, after
+    assert as_tuples(found) == expected
 
 
 def test_there_is_nothing_beyond_its_ends():
     raw, _ = some_batch(random.Random(2), 0)
-    (decoded,) = by_batches(raw)
-    size = len(decoded.records)
+    ((_, records),) = portions(raw)
+    size = len(records)
     for place in (size, -size - 1):
         with pytest.raises(IndexError):
-            decoded.records[place]
+            records[place]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -114,6 +112,6 @@ def test_of_damaged_records_nothing_is_found_that_aiokafka_does_not_find(seed):
 
 
 def test_a_name_of_a_header_that_is_not_utf_8_is_read_leniently():
-    (decoded,) = by_batches(batch(5, (b"a", BAD)))
-    assert type(decoded.records) is RecordBatch
-    assert decoded.records[0].headers == (("caf\\xe9", b"1"),)
+    ((_, records),) = portions(batch(5, (b"a", BAD)))
+    assert type(records) is RecordBatch
+    assert records[0].headers == (("caf\\xe9", b"1"),)

@@ -82,7 +82,6 @@ class HandClock:
 
 
 class Record:
-    partition = 0
     timestamp = START
 
     def __init__(self, offset, key, value, headers):

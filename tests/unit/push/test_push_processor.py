@@ -28,7 +28,7 @@ class Time:
 
 
 def processor(book, time=None, *, max_waiting=1000):
-    return PushProcessor(book, now=time or Time(), chance=lambda: 0.5, scale=1.0, max_waiting=max_waiting)
+    return PushProcessor(0, book, now=time or Time(), chance=lambda: 0.5, scale=1.0, max_waiting=max_waiting)
 
 
 STANDARD = entry(subscription(profile="standard", name="std"), uid="a" * 16)

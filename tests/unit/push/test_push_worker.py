@@ -63,7 +63,7 @@ class Consumer:
 def worker():
     one = PushWorker.__new__(PushWorker)
     one._settings, one._reader = Settings.given(), Reader(STANDARD)
-    processor = PushProcessor(one._reader.book, now=lambda: START, chance=lambda: 0.5, scale=1.0, max_waiting=10)
+    processor = PushProcessor(0, one._reader.book, now=lambda: START, chance=lambda: 0.5, scale=1.0, max_waiting=10)
     one.partitions = {0: SimpleNamespace(processor=processor, changed=lambda: None)}
     return one
 

@@ -26,7 +26,9 @@ class Partition:
         self.letters = []
         self.attempts = []
         self.settled = asyncio.Event()
-        self._make = lambda: PushProcessor(book, now=clock.now_ms, chance=lambda: chance, scale=1.0, max_waiting=1000)
+        self._make = lambda: PushProcessor(
+            0, book, now=clock.now_ms, chance=lambda: chance, scale=1.0, max_waiting=1000
+        )
         self.processor = self._make()
         trust = __import__("ssl").create_default_context()
         self._new = lambda definition: Endpoint(definition, LOOPBACK, folder, trust, clock.now_ms)

@@ -2,12 +2,13 @@ from itertools import islice
 
 import pytest
 from aiokafka.consumer import fetcher
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record._crc32c import crc
 from aiokafka.record.control_record import ABORT_MARKER
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
-from streams.runtime.decoding import Decoded, by_the_batch, replace_decoder, together
+from streams.runtime.decoding import InPortions, Portion, replace_decoder
 
 PLACE = TopicPartition("telemetry", 0)
 
@@ -148,37 +149,66 @@ def all_of(record):
     return record.offset, record.key, record.value, list(record.headers), record.timestamp
 
 
-def by_batches(raw, start=0, aborted=()):
+def portions(raw, start=0, aborted=(), records=1):
     return fetcher.PartitionRecords(
-        PLACE, fetcher.MemoryRecords(raw), list(aborted), start, None, by_the_batch, True, fetcher.READ_COMMITTED
+        PLACE, fetcher.MemoryRecords(raw), list(aborted), start, None, InPortions(records), True, fetcher.READ_COMMITTED
     )
 
 
-def test_batches_are_handed_over_from_the_position_on():
-    records = by_batches(TWO, start=6)
-    first = next(records)
-    assert (type(first), first.offset, records.next_fetch_offset) == (Decoded, 7, 8)
-    rest = list(records)
-    assert records.next_fetch_offset == 12
-    assert [all_of(record) for record in together([first, *rest])] == FROM_6
+def test_a_portion_begins_at_the_position():
+    found = portions(TWO, start=6)
+    first = next(found)
+    assert (type(first), first.offset, found.next_fetch_offset) == (Portion, 7, 8)
+    rest = list(found)
+    assert found.next_fetch_offset == 12
+    assert [all_of(record) for portion in (first, *rest) for record in portion.records] == FROM_6
 
 
-def test_batches_are_put_together():
+BATCHES = b"".join(
+    batch(offset, *[(b"%d" % number, []) for number in range(offset, offset + 3)]) for offset in range(0, 21, 3)
+)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+@pytest.mark.parametrize(
+    ("size", "sizes"), [(1, [3] * 7), (3, [3] * 7), (4, [6, 6, 6, 3]), (6, [6, 6, 6, 3]), (21, [21]), (100, [21])]
+)
+def test_batches_are_put_together_up_to_a_size_and_positions_are_behind_them(size, sizes, at_once):
+    found, offset, left = portions(BATCHES, records=size), 0, list(sizes)
+    while handed := list(islice(found, at_once)):
+        for portion in handed:
+            assert [record.offset for record in portion.records] == list(range(offset, offset + left[0]))
+            offset += left.pop(0)
+            assert (portion.offset, portion.records[-1].offset) == (offset - 1, offset - 1)
+        assert found.next_fetch_offset == offset
+    assert left == []
+
+
+def test_batches_that_are_put_together_keep_all_they_have():
     raw = batch(5, (b"a", []), (b"b", [])) + batch(8, (b"c", [("h", None)]))
-    both = together(list(by_batches(raw)))
-    assert [all_of(record) for record in both] == [
+    (both,) = portions(raw, records=100)
+    assert [all_of(record) for record in both.records] == [
         (5, b"key", b"a", [], 1000),
         (6, b"key", b"b", [], 1000),
         (8, b"key", b"c", [("h", None)], 1000),
     ]
-    assert (len(both), both[0].offset, both[-1].offset) == (3, 5, 8)
 
 
-def test_a_batch_has_its_records_as_they_are_there():
-    (decoded,) = by_batches(batch(5, (b"a", [])))
-    assert not isinstance(decoded.records[0], ConsumerRecord)
+def test_one_that_is_read_again_is_in_a_portion_like_others():
+    (all_there,) = portions(TWO, start=6, records=100)
+    assert [all_of(record) for record in all_there.records] == FROM_6
 
 
-def test_a_batch_alone_stays_what_it_is():
-    (decoded,) = by_batches(batch(5, (b"a", []), (b"b", [])))
-    assert together([decoded]) is decoded.records
+def test_a_damaged_batch_ends_it_where_it_is():
+    damaged = bytearray(BATCHES)
+    damaged[-1] ^= 1
+    found = portions(bytes(damaged), records=4)
+    assert [portion.offset for portion in islice(found, 3)] == [5, 11, 17]
+    with pytest.raises(CorruptRecordException):
+        list(found)
+    assert found.next_fetch_offset == 18
+
+
+def test_a_portion_has_its_records_as_the_batch_has_them():
+    (portion,) = portions(batch(5, (b"a", [])))
+    assert not isinstance(portion.records[0], ConsumerRecord)

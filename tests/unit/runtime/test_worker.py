@@ -164,7 +164,7 @@ async def worker(changelog, cluster, monkeypatch):
         client={},
         consumer_settings={"bootstrap_servers": ["localhost:9092"]},
         fences=Fences(),
-        new_processor=Processor,
+        new_processor=lambda _: Processor(),
         partition_count=4,
         commit_interval=0.01,
         metrics=Metrics(),

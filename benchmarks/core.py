@@ -19,6 +19,7 @@ import orjson
 from fleet import SINCE, messages, span_ms
 
 from streams.processor import Processor
+from streams.runtime.garbage import spare_the_state
 from streams.settings import Settings
 from streams.telemetry.reader import Reader
 
@@ -35,7 +36,8 @@ class KafkaRecord(NamedTuple):
 
 
 def new_processor() -> Processor:
-    """As a partition begins."""
+    """As a partition begins, with Python's garbage collector as a worker has it."""
+    spare_the_state()
     settings = Settings.load()
     return Processor(settings.rules(), Reader(max_clock_skew_ms=settings.max_clock_skew_ms))
 

@@ -240,6 +240,9 @@ async def work(app: App, stop: asyncio.Event) -> int:
             leave.let_loose()
         threading.excepthook = _tell_briefly
         await app.stop()
+    except BaseException:
+        worker.must_end()  # threads that are left over would keep the process
+        raise
     finally:
         threading.excepthook = hook
         for task in (clock, start):

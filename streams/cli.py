@@ -149,9 +149,11 @@ def derive(*, file: str, close: bool, strict: bool) -> None:
     """
     from streams.local.derive import derive_lines
     from streams.local.files import read_lines
+    from streams.runtime.garbage import spare_the_state
     from streams.settings import Settings
 
     settings = Settings.load()
+    spare_the_state()
     out = sys.stdout.buffer
     bad = derive_lines(
         read_lines(file),

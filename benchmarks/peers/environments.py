@@ -66,7 +66,7 @@ def compiled() -> Path:
         raise UnavailableError("the compiled core needs uv to be built: `uv run python benchmarks/…`")
     sources = [_PROJECT / "pyproject.toml", _PROJECT / "deploy" / "build_hook.py"]
     for package in ("schemas", "streams"):
-        sources += sorted(path for path in (_PROJECT / package).rglob("*") if path.suffix in (".py", ".pyx"))
+        sources += sorted(path for path in (_PROJECT / package).rglob("*") if path.suffix in (".py", ".pxd", ".pyx"))
     folder = _place(f"compiled-{_digest(sys.version, *(path.read_text(encoding='utf-8') for path in sources))}")
     if not (folder / "whole").exists():
         shutil.rmtree(folder, ignore_errors=True)

@@ -17,7 +17,7 @@ _HERE: Final = Path(__file__).parent
 BASE: Final = "confluent"
 JAVA: Final = "kafka-streams"
 # One version of orjson for all: that of the product's lock file.
-_CONFLUENT: Final = ("confluent-kafka==2.16.1", "orjson==3.13.0")
+CONFLUENT: Final = ("confluent-kafka==2.16.1", "orjson==3.13.0")
 _QUIX: Final = ("quixstreams==3.28.1", "orjson==3.13.0")
 
 
@@ -69,7 +69,7 @@ RUNNERS: Final = {
         Runner(
             BASE,
             "a bare loop on confluent-kafka, orjson, at least once",
-            _script("confluent_loop", "confluent", _CONFLUENT),
+            _script("confluent_loop", "confluent", CONFLUENT),
         ),
         Runner("aiokafka", "a bare loop on aiokafka, orjson, at least once", _script("aiokafka_loop")),
         Runner(

@@ -437,6 +437,7 @@ class Worker:
 
     def fail(self, reason: BaseException) -> None:
         """Stop delivering, and end the process. May be called from any thread; the first reason counts."""
+        self.must_end()
         if self._home is not None and threading.current_thread() is not self._home[1]:
             self._home[0].call_soon_threadsafe(self.fail, reason)
             return
@@ -444,9 +445,12 @@ class Worker:
             return
         self.failure = reason
         self.failed.set()
+        _log.critical(explain(reason), exc_info=reason)
+
+    def must_end(self) -> None:
+        """Whatever comes of what is done now: the process ends, by force if it has not by itself in time."""
         self._watchdog = self._watchdog or _end_by_force()
         self._watchdog.let_loose()
-        _log.critical(explain(reason), exc_info=reason)
 
     def stand_down(self) -> None:
         """The process has got through its end by itself: no force is needed."""

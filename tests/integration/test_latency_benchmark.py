@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.kafka
 def test_latency_is_measured_with_each_guarantee_and_reader(tmp_path):
     target = tmp_path / "rounds.json"
-    options = ["--vehicles", "60", "--rate", "200", "--seconds", "3", "--rounds", "1", "--json", str(target)]
+    options = ["--vehicles", "60", "--rate", "200", "--seconds", "3", "--rounds", "1", "--warm-up", "0"]
+    options += ["--json", str(target)]
     result = subprocess.run(
         [sys.executable, "benchmarks/latency.py", *options],
         cwd=ROOT,

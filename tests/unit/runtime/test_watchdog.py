@@ -1,4 +1,5 @@
 import threading
+import time
 
 from streams.runtime.watchdog import Watchdog
 
@@ -27,3 +28,15 @@ def test_it_needs_no_new_thread_when_there_may_be_no_memory_for_one(monkeypatch)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     watchdog.let_loose()
     assert acted.wait(5)
+
+
+def test_to_let_it_loose_again_or_late_changes_nothing():
+    acted = []
+    watchdog = Watchdog(0.01, lambda: acted.append(1))
+    for _ in range(3):
+        watchdog.let_loose()
+    time.sleep(0.2)
+    watchdog.let_loose()
+    watchdog.call_off()
+    time.sleep(0.1)
+    assert acted == [1]

@@ -39,7 +39,7 @@ from streams.runtime.health import serve_health
 from streams.runtime.logs import configure_logs
 from streams.runtime.metrics import Metrics
 from streams.runtime.watchdog import Watchdog
-from streams.runtime.worker import App, Worker
+from streams.runtime.worker import App, Worker, run_and_end
 from streams.telemetry.reader import Reader
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def run_worker(settings: Settings, *, debug: bool = False, new_processor: NewPro
     if not __debug__:
         raise UsageError("Run the worker without -O and PYTHONOPTIMIZE: aiokafka checks transactions with asserts.")
     configure_logs(debug=debug)
-    return asyncio.run(_run(settings, new_processor))
+    return run_and_end(_run(settings, new_processor))
 
 
 async def _run(settings: Settings, new_processor: NewProcessor | None) -> int:
@@ -241,7 +241,7 @@ async def work(app: App, stop: asyncio.Event) -> int:
         threading.excepthook = _tell_briefly
         await app.stop()
     except BaseException:
-        worker.must_end()  # threads that are left over would keep the process
+        worker.must_end()
         raise
     finally:
         threading.excepthook = hook

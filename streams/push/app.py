@@ -48,7 +48,7 @@ from streams.runtime.cluster import find_topics, max_bytes
 from streams.runtime.fences import Fences
 from streams.runtime.health import serve_health
 from streams.runtime.logs import configure_logs
-from streams.runtime.worker import App
+from streams.runtime.worker import App, run_and_end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,7 +132,7 @@ def run_push_worker(settings: Settings, *, debug: bool = False) -> int:
     if not __debug__:
         raise UsageError("Run the worker without -O and PYTHONOPTIMIZE: aiokafka checks transactions with asserts.")
     configure_logs(debug=debug)
-    return asyncio.run(_run(settings))
+    return run_and_end(_run(settings))
 
 
 async def _run(settings: Settings) -> int:

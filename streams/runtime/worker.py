@@ -38,7 +38,7 @@ from streams.runtime.topic_ids import topic_ids
 from streams.runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from streams.runtime.partition import CheckpointTaker, PartitionProcessor
     from streams.settings import Topics
 
-__all__ = ["App", "Worker", "WorkerMetrics"]
+__all__ = ["App", "Worker", "WorkerMetrics", "run_and_end"]
 
 _log = structlog.get_logger(__name__)
 
@@ -460,6 +460,21 @@ class Worker:
 
 def _end_by_force() -> Watchdog:
     return Watchdog(_GRACE, lambda: os._exit(1))
+
+
+def run_and_end(work: Coroutine[Any, Any, int]) -> int:
+    """``asyncio.run``, and after an exception the process ends, whatever threads are left over.
+
+    The loop may fail without telling any task of it, where the system grants no more memory.
+    """
+    watchdog = _end_by_force()
+    try:
+        return asyncio.run(work)
+    except TripsError:
+        raise
+    except BaseException:
+        watchdog.let_loose()
+        raise
 
 
 def explain(reason: BaseException) -> str:

@@ -100,7 +100,7 @@ async def test_out_of_memory(drill, settings, every_fault):
     # The interpreter may find no memory even for the exception, or for a line in the log.
     run.expect_exit |= {1, -6, -9, -11}
     (worker,) = await run.start_workers(1)
-    run.places[0].may_be_silent = True
+    run.places[0].without_memory = True
     run.load.start(rate=700)
     ended = 0
     for _ in range(6 if every_fault else 1):

@@ -130,8 +130,8 @@ class Supervised:
         self._expect_exit = expect_exit
         self.expect_stop = {0}
         """Exit codes that are all right after SIGTERM."""
-        self.may_be_silent = False
-        """It may end without a reason in its log: there is no memory for it."""
+        self.without_memory = False
+        """It may end without a reason in its log, or with another one on its way out: there is no memory."""
         self._keep = True
         self._task = asyncio.create_task(self._supervise(), name=f"supervisor {number}")
 
@@ -182,7 +182,7 @@ class Supervised:
                 self.ends.append((code, said))
                 if code not in self._expect_exit:
                     self.failures.append(f"{name} ended with {code}:\n{tail(worker)}")
-                elif code == 1 and len(said) != 1 and not (self.may_be_silent and not said):
+                elif code == 1 and len(said) != 1 and not self.without_memory:
                     self.failures.append(f"{name} ended with 1 and {len(said)} reasons:\n{tail(worker)}")
             if self._keep:
                 await asyncio.sleep(_RESTART_AFTER)

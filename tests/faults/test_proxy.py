@@ -192,8 +192,8 @@ def test_a_server_that_is_gone_is_a_reset(connect):
 def _is_reset(port, nobody):
     with (
         Proxy(port, nobody, seed=1),
+        pytest.raises(ConnectionResetError),  # while it is being connected, or after that
         socket.create_connection(("127.0.0.1", port), timeout=5.0) as client,
-        pytest.raises(ConnectionResetError),
     ):
         client.recv(1)
 

@@ -1,4 +1,4 @@
-"""One Faust event per fetched batch: the cost of an event is paid per batch, and not per message."""
+"""One Faust event for each portion of what is fetched: its cost is paid per portion, and not per message."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _COMMITTED_TIMEOUT: Final = 30.0
 
 
 class Batch(NamedTuple):
-    """What one fetch brought of one partition.
+    """A portion of what a fetch has brought, of one partition.
 
     Attributes:
         records: at least one, in order.

@@ -90,7 +90,7 @@ def _together(portions: Sequence[Portion]) -> Portion:
 def replace_decoder() -> None:
     """Have this process's consumers read on past header names that are not UTF-8, and some in portions."""
     fetcher.MemoryRecords = _Fetched
-    fetcher.PartitionRecords = _PartitionRecords
+    fetcher.PartitionRecords = _partition_records
 
 
 class _Part(bytes):
@@ -202,15 +202,12 @@ class _Batch:
 
 
 class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
+    """Of one partition, record by record."""
+
     def __init__(self, tp: Any, records: _Fetched, *rest: Any) -> None:
         super().__init__(tp, records, *rest)
         self._raw = records.raw
         self._records: Any
-        self._portion: int | None = None  # records in each
-        if isinstance(self._value_deserializer, InPortions):
-            self._portion = self._value_deserializer.records
-            self._records = _InBatches(records)
-            self._consumer_record = self._from_position
 
     def __next__(self) -> Any:
         try:
@@ -220,9 +217,6 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
             return super().__next__()
 
     def __iter__(self) -> Iterator[Any]:
-        return self._each() if self._portion is None else self._portions(self._portion)
-
-    def _each(self) -> Iterator[Any]:
         # As __next__, but without a call for each record.
         while True:
             try:
@@ -233,11 +227,25 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
             else:
                 return
 
-    def _portions(self, size: int) -> Iterator[Portion]:
+    def _read_again(self) -> None:
+        """From the failed record on: what is before its batch has been read, aborted transactions and all."""
+        self._records = _LenientBatches(self._raw, self.next_fetch_offset)
+        self._records_iterator = self._unpack_records()
+
+
+class _PartitionPortions(_PartitionRecords):
+    """Of one partition, in portions."""
+
+    def __init__(self, tp: Any, records: _Fetched, *rest: Any) -> None:
+        super().__init__(tp, records, *rest)
+        self._records = _InBatches(records)
+
+    def __iter__(self) -> Iterator[Portion]:
         """Batches put together. The position is behind what was handed out whenever one is."""
+        size = self._value_deserializer.records
         waiting: list[Portion] = []
         count = 0
-        for batch in self._each():
+        for batch in super().__iter__():
             waiting.append(batch)
             count += len(batch.records)
             if count >= size:
@@ -246,12 +254,7 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         if waiting:
             yield _together(waiting)
 
-    def _read_again(self) -> None:
-        """From the failed record on: what is before its batch has been read, aborted transactions and all."""
-        self._records = _LenientBatches(self._raw, self.next_fetch_offset)
-        self._records_iterator = self._unpack_records()
-
-    def _from_position(self, _: Any, record: Any) -> Portion:
+    def _consumer_record(self, _: Any, record: Any) -> Portion:
         """A batch without what is before the position, if it begins there."""
         if not isinstance(record, Portion):  # a single record, read again
             return Portion(record.offset, [record])
@@ -259,3 +262,10 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         if record.records[0].offset >= position:
             return record
         return Portion(record.offset, [one for one in record.records if one.offset >= position])
+
+
+def _partition_records(tp: Any, records: _Fetched, *rest: Any) -> _PartitionRecords:
+    """In place of aiokafka's class, with its arguments."""
+    _, _, _, value_deserializer, *_ = rest
+    kind = _PartitionPortions if isinstance(value_deserializer, InPortions) else _PartitionRecords
+    return kind(tp, records, *rest)

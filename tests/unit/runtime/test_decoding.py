@@ -1,3 +1,5 @@
+import gc
+import weakref
 from itertools import islice
 
 import pytest
@@ -212,3 +214,19 @@ def test_a_damaged_batch_ends_it_where_it_is():
 def test_a_portion_has_its_records_as_the_batch_has_them():
     (portion,) = portions(batch(5, (b"a", [])))
     assert not isinstance(portion.records[0], ConsumerRecord)
+
+
+@pytest.mark.parametrize("deserializer", [None, InPortions(100)], ids=["records", "portions"])
+@pytest.mark.parametrize("raw", [TWO, BATCHES], ids=["read again", "as it is"])
+def test_what_was_fetched_goes_with_its_last_reference(raw, deserializer):
+    """It is megabytes, and must not wait for the collector of cyclic garbage."""
+    fetched = fetcher.MemoryRecords(raw)
+    found = fetcher.PartitionRecords(PLACE, fetched, [], 0, None, deserializer, True, fetcher.READ_COMMITTED)
+    gone = weakref.ref(found)
+    gc.disable()
+    try:
+        assert list(found)
+        del found, fetched
+        assert gone() is None
+    finally:
+        gc.enable()

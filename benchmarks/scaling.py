@@ -1,13 +1,15 @@
 """How the cost of a record changes with the fleet, the load, the number of workers and the time between checkpoints.
 
-    python benchmarks/scaling.py fleets [--vehicles 1000,10000,100000,1000000] [--each 2]
+    python benchmarks/scaling.py fleets [--vehicles 1000,10000,100000,1000000] [--each 4] [--every 5]
     python benchmarks/scaling.py loads [--messages 200000]
     python benchmarks/scaling.py live [--messages 200000] [--rounds 3]
     python benchmarks/scaling.py workers [--messages 400000] [--rounds 3] [--counts 1,2]
     python benchmarks/scaling.py commits [--rate 2000] [--seconds 20] [--intervals 0.1,0.5,1,10]
 
 *fleets* and *loads* are the core without Kafka, in one partition, beside plain parsing of the same messages. A
-checkpoint of *fleets* is 1,000 records, so that whatever the fleet, each record has its vehicle's state written.
+checkpoint of *fleets* is 1,000 records, so that whatever the fleet, each record has its vehicle's state written. Of a
+vehicle there is a message every so many seconds (--every): one that is silent for two minutes is put to rest, and has to
+be woken up.
 
 *live*, *workers* and *commits* are `trips worker` on a local Kafka, all workers together, started before the first
 record is sent. *live*: each vehicle sends one message, as fast as it goes, so that each record has its vehicle's state
@@ -22,7 +24,7 @@ import argparse
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from itertools import islice
 from typing import Any, Final
@@ -110,17 +112,25 @@ def fleets(options: argparse.Namespace) -> tuple[str, str, Any]:
             cost.renew()
             # Every vehicle has been there twice before: what a new one costs is another matter.
             before = 2 * vehicles
-            load = telemetry(before + options.each * vehicles, vehicles, SINCE, number)
+            load = in_turns(
+                telemetry(before + options.each * vehicles, vehicles, SINCE, number), vehicles, options.every
+            )
             cost.add(islice(load, before), counts=False)
             cost.add(load)
         rows.append(cost.row(f"{vehicles:,}"))
-        raw[vehicles] = cost.core / cost.records * 1e6
+        raw[vehicles] = cost.core / cost.parsing
     times = max(raw.values()) / min(raw.values())
     title = (
-        f"the core, {options.each} messages of each vehicle, a checkpoint for {_BATCH:,} records; "
-        f"the dearest fleet costs {times:.2f} times the cheapest"
+        f"the core, {options.each} messages of each vehicle, {options.every} s apart, a checkpoint for {_BATCH:,} "
+        f"records; beside the parsing, the dearest fleet costs {times:.2f} times the cheapest"
     )
     return title, markdown(("vehicles", "records", "us a record", "parsing, us", "times parsing"), rows), raw
+
+
+def in_turns(load: Iterable[Message], vehicles: int, every_s: int) -> Iterator[Message]:
+    """The messages arrive when it is their turn: by its own time, a vehicle that has paused is ahead of the others."""
+    for number, message in enumerate(load):
+        yield message._replace(at=SINCE + number * every_s * 1000 // vehicles)
 
 
 def loads(options: argparse.Namespace) -> tuple[str, str, Any]:
@@ -277,7 +287,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--vehicles", type=numbers(int), default=[1_000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--intervals", type=numbers(float), default=[0.1, 0.5, 1.0, 10.0])
-    parser.add_argument("--each", type=int, default=2)
+    parser.add_argument("--each", type=int, default=4)
+    parser.add_argument("--every", type=int, default=5, help="seconds from one message of a vehicle to its next")
     parser.add_argument("--counts", type=numbers(int), default=[1, 2])
     options = parser.parse_args()
     match options.what:

@@ -26,7 +26,7 @@ def main() -> None:
     servers, topic, rate, mark = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4].encode()
     messages: list[tuple[bytes, bytes]] = pickle.load(sys.stdin.buffer)
     # As Kafka's own producer does: the partition of a key is the same whoever sends it.
-    settings = {"bootstrap.servers": servers, "partitioner": "murmur2_random", "linger.ms": 0}
+    settings = {"bootstrap.servers": servers, "partitioner": "murmur2_random", "linger.ms": 5}
     producer = ck.Producer(settings | {"queue.buffering.max.messages": 1_000_000})
     producer.list_topics(topic)
     marked = {number for number, (_, value) in enumerate(messages) if mark in value}

@@ -7,10 +7,10 @@ import sys
 from contextlib import asynccontextmanager
 
 import uvicorn
-from aiokafka import AIOKafkaProducer
 from fastapi import FastAPI, Response
 from prometheus_client import generate_latest
 
+from streams.delivery.producer import CheckpointProducer
 from streams.runtime.logs import configure_logs
 from streams.settings import Settings
 from streams.status.engine import StatusEngine
@@ -51,7 +51,7 @@ def plan_fault():
     where, _, count = os.environ.get("TRIPS_TEST_STATUS_FAULT", "").partition(":")
     if not where:
         return
-    left, commit = int(count), AIOKafkaProducer.commit_transaction
+    left, commit = int(count), CheckpointProducer.commit_transaction
 
     async def faulty(producer):
         nonlocal left
@@ -62,7 +62,7 @@ def plan_fault():
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    AIOKafkaProducer.commit_transaction = faulty
+    CheckpointProducer.commit_transaction = faulty
 
 
 async def main():

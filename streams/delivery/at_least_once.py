@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 from aiokafka.structs import TopicPartition
 
-from streams.delivery.checkpoint import Checkpointer, Destinations, Messages, begin, deliver, state_bytes, transact
+from streams.delivery.checkpoint import Checkpointer, Destinations, Messages, begin, state_bytes, transact
 
 if TYPE_CHECKING:
-    from aiokafka import AIOKafkaProducer
-
+    from streams.delivery.producer import CheckpointProducer
     from streams.records import Output
 
 __all__ = ["AtLeastOnceCheckpointer"]
@@ -40,7 +39,7 @@ class AtLeastOnceCheckpointer(Checkpointer):
     """
 
     def __init__(
-        self, producer: AIOKafkaProducer, plain: AIOKafkaProducer, partition: int, destinations: Destinations
+        self, producer: CheckpointProducer, plain: CheckpointProducer, partition: int, destinations: Destinations
     ) -> None:
         super().__init__(producer, partition, destinations)
         self._plain = plain
@@ -57,7 +56,7 @@ class AtLeastOnceCheckpointer(Checkpointer):
         """
         # 1. Dead letters and late records, before the state that goes on behind their records. Whoever comes next, if
         #    that is not stored, makes them again.
-        await deliver(self._plain, self._built(self._plain, await self._letters(output)))
+        await self._plain.deliver(self._built(self._plain, await self._letters(output)))
 
         # 2. The state, with the outbox. This is the fence: a worker whose partition has moved gets no further.
         #    With it goes what the checkpoint before could not say yet, because its announcements were not delivered:
@@ -66,12 +65,12 @@ class AtLeastOnceCheckpointer(Checkpointer):
         events, trips = await self._announced(output.announcements)
         batches = self._built(self._producer, self._trips | self._state(output))
         delivered = self._delivered if next_offset is None else next_offset
-        offsets = None if events else self._offsets(delivered)
+        offsets = None if events or delivered is None else self._offsets(delivered)
         await transact(self._producer, batches, offsets, self._group, begun=self.unsettled)
 
         # 3. The announcements. If we are frozen right here, and others take over, they come again, and late. Their
         #    order is told by their revisions.
-        await deliver(self._plain, self._built(self._plain, events))
+        await self._plain.deliver(self._built(self._plain, events))
         self._trips, self._delivered, self.unsettled = trips, delivered if events else None, bool(events)
 
         # 4. Where there were announcements, another transaction comes soon, which settles them: have its partitions

@@ -6,16 +6,16 @@ of it: :mod:`streams.delivery.at_least_once`.
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.partitioner import murmur2
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
-from streams.delivery.messages import Message, Source, announcement_messages, batch_size, dead_letter, late_letter
+from streams.delivery.messages import Headers, Source, announcement_messages, batch_size, dead_letter, late_letter
 from streams.errors import InternalError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from aiokafka import AIOKafkaProducer
 
+    from streams.delivery.producer import CheckpointProducer
     from streams.records import Announcement, Output
 
 __all__ = [
@@ -33,7 +34,6 @@ __all__ = [
     "Destinations",
     "Messages",
     "begin",
-    "deliver",
     "partition_for",
     "state_bytes",
     "transact",
@@ -47,9 +47,10 @@ OFFSET_MARK: Final = "state:2"
 set by somebody else, or by a version from before state format 2."""
 
 _HASH_MASK: Final = 0x7FFFFFFF
+_NO_HEADERS: Final[Headers] = []
 
-Messages = defaultdict[TopicPartition, list[Message]]
-"""Records by topic and partition."""
+Messages = defaultdict[TopicPartition, list[tuple[bytes | None, bytes | None, Headers]]]
+"""Records by topic and partition: key, value, headers."""
 Batches = dict[TopicPartition, list[Any]]
 """The same in aiokafka's batches."""
 
@@ -111,7 +112,7 @@ class Checkpointer:
     unsettled = False
     """Another checkpoint has to follow, also if nothing comes in."""
 
-    def __init__(self, producer: AIOKafkaProducer, partition: int, destinations: Destinations) -> None:
+    def __init__(self, producer: CheckpointProducer, partition: int, destinations: Destinations) -> None:
         self._producer = producer
         self._to = destinations
         self._group = destinations.application_id
@@ -130,14 +131,14 @@ class Checkpointer:
             How many bytes of state were written.
 
         Raises:
-            KafkaError, AssertionError, InternalError: nothing is committed, and the producer is of no use any more.
+            KafkaError, AssertionError, InternalError: nothing is committed, unless the answer to the commit itself was
+                lost. The producer is of no use any more.
         """
-        await transact(self._producer, await self._batches(output), self._offsets(next_offset), self._group)
+        offsets = None if next_offset is None else self._offsets(next_offset)
+        await transact(self._producer, await self._batches(output), offsets, self._group)
         return state_bytes(output)
 
-    def _offsets(self, next_offset: int | None) -> Mapping[TopicPartition, OffsetAndMetadata] | None:
-        if next_offset is None:
-            return None
+    def _offsets(self, next_offset: int) -> Mapping[TopicPartition, OffsetAndMetadata]:
         return {TopicPartition(*self._source): OffsetAndMetadata(next_offset, OFFSET_MARK)}
 
     async def _batches(self, output: Output) -> Batches:
@@ -179,7 +180,7 @@ class Checkpointer:
         messages = Messages(list)
         if output.changes:
             changelog = TopicPartition(self._to.changelog, self._source.partition)
-            messages[changelog] = [Message(key, value, []) for key, value in output.changes.items()]
+            messages[changelog] = list(zip(output.changes, output.changes.values(), repeat(_NO_HEADERS)))
         return messages
 
     async def _partitions(self, topic: str) -> int:
@@ -191,7 +192,12 @@ class Checkpointer:
     def _built(self, producer: AIOKafkaProducer, messages: Messages) -> Batches:
         return {place: self._builders(producer, place, some) for place, some in messages.items()}
 
-    def _builders(self, producer: AIOKafkaProducer, place: TopicPartition, messages: Iterable[Message]) -> list[Any]:
+    def _builders(
+        self,
+        producer: AIOKafkaProducer,
+        place: TopicPartition,
+        messages: Iterable[tuple[bytes | None, bytes | None, Headers]],
+    ) -> list[Any]:
         # The producer makes batches of up to 512 KiB; a topic may take less. Adding sizes up is for those only.
         most = self._to.max_bytes.get(place.topic, BATCH_BYTES)
         limit = most if most < BATCH_BYTES else None
@@ -212,7 +218,7 @@ class Checkpointer:
 
 
 async def transact(
-    producer: AIOKafkaProducer,
+    producer: CheckpointProducer,
     batches: Mapping[TopicPartition, Sequence[Any]],
     offsets: Mapping[TopicPartition, OffsetAndMetadata] | None,
     group: str,
@@ -229,68 +235,42 @@ async def transact(
         begun: the transaction is open: :func:`begin`.
 
     Raises:
-        KafkaError, AssertionError: nothing is committed, and the producer is of no use any more.
+        KafkaError, AssertionError: nothing is committed, unless the answer to the commit itself was lost. The producer
+            is of no use any more.
     """
     # 1. Begin. Only now, when everything is ready to be sent: nothing is open between checkpoints, so that a
     #    worker that is killed seldom leaves a transaction behind, which would hold read-committed readers up.
-    # 2. Add all partitions at once. While the transaction coordinator still writes down a change of the
-    #    transaction, a broker answers a produce request with NotEnoughReplicas (it verifies that the partition is
-    #    part of the transaction, KIP-890), and the retry costs 100 ms.
-    if begun:
-        _add(producer, batches)
-    else:
-        await begin(producer, batches)
+    if not begun:
+        await producer.begin_transaction()
 
-    # 3. Add the offset, for the same reason before the records.
+    # 2. Add all partitions at once, and the group beside them. While the transaction coordinator still writes down a
+    #    change of the transaction, a broker answers a produce request with NotEnoughReplicas (it verifies that the
+    #    partition is part of the transaction, KIP-890), and the retry takes time.
+    await producer.join(batches, None if offsets is None else group)
+
+    # 3. Write the offset, before the records: of two verifications of one transaction at a time, a broker lets one
+    #    fail.
     if offsets is not None:
-        await producer.send_offsets_to_transaction(offsets, group)
+        await producer.tell(offsets, group)
 
     # 4. Send the records, and await every delivery. aiokafka commits a transaction although one of its batches has
     #    failed.
-    await deliver(producer, batches)
+    await producer.deliver(batches)
 
     # 5. Commit. From here on it is visible, and the offset stands behind what it led to.
     await producer.commit_transaction()
 
 
-async def begin(producer: AIOKafkaProducer, places: Iterable[TopicPartition]) -> None:
+async def begin(producer: CheckpointProducer, places: Iterable[TopicPartition]) -> None:
     """Open a transaction, and have partitions added to it: that is not waited for.
 
     Raises:
         KafkaError, AssertionError: the producer is of no use any more.
     """
     await producer.begin_transaction()
-    _add(producer, places)
-
-
-def _add(producer: AIOKafkaProducer, places: Iterable[TopicPartition]) -> None:
-    for place in places:
-        producer._txn_manager.maybe_add_partition_to_txn(place)  # noqa: SLF001 - no public way to it
-
-
-async def deliver(producer: AIOKafkaProducer, batches: Mapping[TopicPartition, Sequence[Any]]) -> None:
-    """Send records, partitions side by side, the batches of one in order; and wait until they are delivered.
-
-    Args:
-        producer: started.
-        batches: as of :func:`transact`.
-
-    Raises:
-        KafkaError: some of them are not, perhaps.
-    """
-    deliveries = await asyncio.gather(*(_send(producer, place, builders) for place, builders in batches.items()))
-    results = await asyncio.gather(*(one for some in deliveries for one in some), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+    producer.join_ahead(places)
 
 
 def state_bytes(output: Output) -> int:
     """How many bytes of state an output has, keys and values."""
     return sum(len(key) + len(value or b"") for key, value in output.changes.items())
-
-
-async def _send(
-    producer: AIOKafkaProducer, place: TopicPartition, builders: Iterable[Any]
-) -> list[asyncio.Future[Any]]:
-    return [await producer.send_batch(builder, place.topic, partition=place.partition) for builder in builders]

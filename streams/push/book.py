@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import IllegalOperation, InvalidProducerEpoch, KafkaError, ProducerFenced
 from aiokafka.structs import TopicPartition
 
 from streams.delivery.checkpoint import BATCH_BYTES, transact
+from streams.delivery.producer import CheckpointProducer
 from streams.errors import ClusterError, UsageError
 from streams.push.subscriptions import Book, Entry, Subscription, Switch, subscription_key, tenant_records
 from streams.runtime.source import close, log_bounds
@@ -149,7 +150,7 @@ async def edit(settings: Settings, change: Callable[[Book], Changes]) -> bool:
         ClusterError: the brokers do not take it.
     """
     for _ in range(_TRIES):
-        producer = AIOKafkaProducer(
+        producer = CheckpointProducer(
             **settings.client(),
             transactional_id=f"{settings.push_application_id}-subscriptions",
             acks="all",
@@ -174,7 +175,7 @@ async def edit(settings: Settings, change: Callable[[Book], Changes]) -> bool:
     raise ClusterError("The subscriptions cannot be changed: others change them all the time. Try again.")
 
 
-async def _write(producer: AIOKafkaProducer, topic: str, records: Changes) -> None:
+async def _write(producer: CheckpointProducer, topic: str, records: Changes) -> None:
     batch = producer.create_batch()
     for key, value in records.items():
         if batch.append(timestamp=None, key=key, value=value, headers=[]) is None:
@@ -184,7 +185,7 @@ async def _write(producer: AIOKafkaProducer, topic: str, records: Changes) -> No
 
 
 def _was_shut_out(error: BaseException | None) -> bool:
-    """Somebody else has opened the book; IllegalOperation is how it shows while we are about to send."""
+    """Somebody else has opened the book; IllegalOperation: it shows when aiokafka is looking for the leader."""
     while error is not None and not isinstance(error, ProducerFenced | InvalidProducerEpoch | IllegalOperation):
         error = error.__cause__
     return error is not None

@@ -14,9 +14,8 @@ from streams.push.processor import PushOutput
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from aiokafka import AIOKafkaProducer
-
     from streams.delivery.checkpoint import Destinations
+    from streams.delivery.producer import CheckpointProducer
     from streams.push.processor import Letter
     from streams.records import Output
 
@@ -35,7 +34,7 @@ class PushCheckpointer(Checkpointer):
 
     def __init__(
         self,
-        producer: AIOKafkaProducer,
+        producer: CheckpointProducer,
         partition: int,
         destinations: Destinations,
         committed: Callable[[PushOutput], None],

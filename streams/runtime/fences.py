@@ -11,9 +11,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from aiokafka import AIOKafkaProducer
-from aiokafka.producer import sender
 
+from streams.delivery.producer import CheckpointProducer
 from streams.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -26,9 +25,6 @@ _log = structlog.get_logger(__name__)
 # aiokafka goes on asking for a producer id for ever; a broker that restarts is back within this, in seconds.
 _OPEN_TIMEOUT: Final = 60.0
 _CLOSE_TIMEOUT: Final = 10.0
-# How long aiokafka waits before it asks again for a transaction while the one before is being finished: that takes the
-# coordinator some milliseconds, and aiokafka waits for 20.
-sender.BACKOFF_OVERRIDE = 0.005
 
 
 class Fence:
@@ -42,7 +38,7 @@ class Fence:
     """
 
     def __init__(
-        self, producer: AIOKafkaProducer, previous: tuple[int, int] | None, plain: AIOKafkaProducer | None = None
+        self, producer: CheckpointProducer, previous: tuple[int, int] | None, plain: CheckpointProducer | None = None
     ) -> None:
         self.producer = producer
         self.plain = plain
@@ -66,7 +62,7 @@ class Fences:
         self._application_id = application_id
         self._settings = settings
         self._with_plain = with_plain
-        self._plain: AIOKafkaProducer | None = None
+        self._plain: CheckpointProducer | None = None
         self._open: dict[int, Fence] = {}
         self._identities: dict[int, tuple[int, int]] = {}
 
@@ -81,10 +77,10 @@ class Fences:
         """
         await self.close()
         producers = {
-            partition: AIOKafkaProducer(transactional_id=f"{self._application_id}-{partition}", **self._settings)
+            partition: CheckpointProducer(transactional_id=f"{self._application_id}-{partition}", **self._settings)
             for partition in sorted(partitions)
         }
-        plain = AIOKafkaProducer(enable_idempotence=True, **self._settings) if self._with_plain else None
+        plain = CheckpointProducer(enable_idempotence=True, **self._settings) if self._with_plain else None
         opened = [*producers.values(), *([] if plain is None else [plain])]
         try:
             async with asyncio.timeout(_OPEN_TIMEOUT), asyncio.TaskGroup() as group:
@@ -114,7 +110,7 @@ class Fences:
         await _stop([*(fence.producer for fence in fences.values()), *([] if plain is None else [plain])])
 
 
-async def _stop(producers: Iterable[AIOKafkaProducer]) -> None:
+async def _stop(producers: Iterable[CheckpointProducer]) -> None:
     stops = [asyncio.ensure_future(producer.stop()) for producer in producers]
     if stops:
         done, late = await asyncio.wait(stops, timeout=_CLOSE_TIMEOUT)

@@ -13,9 +13,9 @@ step           is taken
 ``take``       when the output has been taken from the processor
 ``begin``      before the transaction begins
 ``add``        before its partitions are added
-``offset``     before the offset is added
-``send``       when some records have been sent
-``deliver``    when all deliveries are awaited
+``offset``     before the offset is written
+``send``       when some records are about to be sent
+``deliver``    when some records have been sent, and their delivery is awaited
 ``commit``     before the commit
 ``committed``  after the commit, before anybody in this process knows of it
 =============  =====================================================================
@@ -38,10 +38,12 @@ import sys
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.producer.transaction_manager import TransactionManager
+from aiokafka.protocol.produce import ProduceRequest
 
 from streams.app import run_worker
-from streams.delivery import at_least_once
+from streams.delivery.producer import CheckpointProducer
 from streams.errors import TripsError
 from streams.processor import Processor
 from streams.runtime.fences import Fences
@@ -93,28 +95,31 @@ def install(fault: Fault) -> None:
     """Have the steps tell the fault that they are taken."""
     before(AIOKafkaProducer, "begin_transaction", fault, "begin")
     before(TransactionManager, "maybe_add_partition_to_txn", fault, "add")
-    before(AIOKafkaProducer, "send_offsets_to_transaction", fault, "offset")
-    before(AIOKafkaProducer, "commit_transaction", fault, "commit")
-    after(AIOKafkaProducer, "commit_transaction", fault, "committed")
+    before(CheckpointProducer, "tell", fault, "offset")
+    before(CheckpointProducer, "commit_transaction", fault, "commit")
+    after(CheckpointProducer, "commit_transaction", fault, "committed")
+    after(CheckpointProducer, "_numbered", fault, "send")
     after(AIOKafkaProducer, "send_batch", fault, "send")
     after(Fences, "renew", fault, "fence")
     after(Processor, "restore", fault, "restore")
     before(Processor, "process", fault, "apply")
     after(Processor, "take", fault, "take")
 
-    gather = asyncio.gather
+    send = AIOKafkaConnection.send
 
-    def gathering(*awaitables: Any, **options: Any) -> Any:
-        # The deliveries are the futures of send_batch, gathered with their exceptions.
-        if options == {"return_exceptions": True} and awaitables and all(map(asyncio.isfuture, awaitables)):
-            fault.at("deliver")
-        return gather(*awaitables, **options)
+    def sending(connection: Any, request: Any, **options: Any) -> Any:
+        answer = send(connection, request, **options)
+        fault.at("deliver" if isinstance(request, ProduceRequest) else None)
+        return answer
 
-    asyncio.gather = gathering  # type: ignore[assignment]
+    AIOKafkaConnection.send = sending
 
-    deliver, events = at_least_once.deliver, Settings.load().topics.events
+    deliver, events = CheckpointProducer.deliver, Settings.load().topics.events
 
     async def delivering(producer: Any, batches: Any) -> None:
+        if producer._txn_manager.transactional_id is not None:
+            await deliver(producer, batches)
+            return
         announcements = any(place.topic == events for place in batches)
         step = "announce" if announcements else "letters" if batches else None
         fault.at(step)
@@ -122,7 +127,7 @@ def install(fault: Fault) -> None:
         await deliver(producer, batches)
         fault.at("announced" if announcements else None)
 
-    at_least_once.deliver = delivering
+    CheckpointProducer.deliver = delivering  # type: ignore[method-assign]
 
 
 def before(owner: Any, name: str, fault: Fault, step: str) -> None:

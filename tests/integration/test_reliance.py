@@ -37,6 +37,7 @@ from faust.types import ConsumerMessage
 from mode import services
 
 from streams.delivery.checkpoint import OFFSET_MARK, begin, transact
+from streams.delivery.producer import CheckpointProducer
 from streams.errors import StateError
 from streams.runtime.batches import BatchConsumer
 from streams.runtime.changelog import read_changelog
@@ -138,9 +139,43 @@ DIGESTS = {
     api.Request.prepare: "3a65d9fdefe34d3f",
     api.RequestStruct.build_request_header: "a3b54a5d4d46a09d",
     api.RequestStruct.parse_response_header: "fe83e2edecbb44b2",
-    # All pending partitions in one request, before the offsets, before the end.
+    # All pending partitions in one request, before the offsets, before the end. Replaced by CheckpointProducer.
     sender.Sender._maybe_do_transactional_request: "71227a8a4d9ca80d",
     transaction_manager.TransactionManager.maybe_add_partition_to_txn: "e0a118be379a7f75",
+    # The requests of a transaction, and what their answers mean; sent by CheckpointProducer.
+    sender.Sender._find_coordinator: "33001a36bf6a0ae0",
+    sender.BaseHandler.do: "1106439a38fe7943",
+    sender.AddPartitionsToTxnHandler.handle_response: "67266db24da2dfaf",
+    sender.AddOffsetsToTxnHandler.handle_response: "d9a23120e688bca8",
+    sender.TxnOffsetCommitHandler.handle_response: "c3fed3a5540f2ab6",
+    sender.EndTxnHandler.handle_response: "89bd9721c28ec792",
+    sender.Sender._do_txn_commit: "8263eaebb7c30ea1",
+    transaction_manager.TransactionManager.complete_transaction: "a889064973b32b84",
+    transaction_manager.TransactionManager.fatal_error: "8e9fd08dc50042c4",
+    transaction_manager.TransactionManager.offset_committed: "820c05639677ee14",
+    transaction_manager.TransactionManager.partition_added: "fa545b6995db15ce",
+    # Sequence numbers are given when it is a batch's turn; one that is to be sent again waits in front of the others.
+    sender.Sender._send_produce_req: "aea01ae4b6c794cc",
+    sender.SendProduceReqHandler.do: "2dccd3d56b1607fb",
+    sender.SendProduceReqHandler.handle_response: "850323cc8f77abc3",
+    message_accumulator.MessageAccumulator._pop_batch: "41cc98a298ef2628",
+    message_accumulator.MessageAccumulator.reenqueue: "f75f518a1ae27ade",
+    message_accumulator.MessageAccumulator._append_batch: "4762abfc42cbaa15",
+    # Batches made, failed, and handed to aiokafka's loop as CheckpointProducer does it; what a commit waits for.
+    message_accumulator.MessageBatch.__init__: "6fd2fe1c2df19a7e",
+    message_accumulator.MessageBatch.failure: "719b2122c318e955",
+    message_accumulator.MessageAccumulator.drain_by_nodes: "fc995afbfc5718e2",
+    message_accumulator.MessageAccumulator.flush_for_commit: "39683730fcffc2a4",
+    sender.SendProduceReqHandler._can_retry: "7ff5d491d977aacf",
+    transaction_manager.TransactionManager.add_offsets_to_txn: "676aa6235be5748e",
+    transaction_manager.TransactionManager.offsets_to_commit: "d4556af2cbdff835",
+    transaction_manager.TransactionManager.consumer_group_added: "63e353ab5f2d98b1",
+    transaction_manager.TransactionManager.committing_transaction: "5ae7fe54e6a73af6",
+    transaction_manager.TransactionManager.error_transaction: "5c72d40ab25eadfc",
+    transaction_manager.TransactionManager.is_empty_transaction: "124ac059b2a77809",
+    # What its start replaces is replaced before the loop's first turn: nothing is awaited in between.
+    sender.Sender.start: "ef0a0cbbf1f69e7d",
+    AIOKafkaProducer.start: "bae900a5e83a6d97",
     # One opening, one epoch; asks for ever.
     sender.Sender._maybe_wait_for_pid: "577189636b56f6d9",
     # Mutes partitions until they are part of the transaction.
@@ -202,7 +237,16 @@ def test_service_tasks_of_recovery_are_the_ones_that_are_replaced():
     ],
 )
 def test_what_is_overridden_exists_with_the_same_parameters(ours, theirs):
-    new = {"progress", "partition_count", "_fetch", "_message", "_take_over", "_interrupted", "_set_positions"}
+    new = {
+        "progress",
+        "partition_count",
+        "_fetch",
+        "_batches",
+        "_message",
+        "_take_over",
+        "_interrupted",
+        "_set_positions",
+    }
     new |= {"committed", "_committed", "in_touch", "_another_assignment"}
     for name, value in vars(ours).items():
         if name in new:
@@ -260,8 +304,8 @@ def producer_settings(kafka):
     return {"bootstrap_servers": kafka, "transaction_timeout_ms": 30_000, "acks": "all", "retry_backoff_ms": 20}
 
 
-async def start_producer(kafka, transactional_id):
-    producer = AIOKafkaProducer(transactional_id=transactional_id, **producer_settings(kafka))
+async def start_producer(kafka, transactional_id, kind=AIOKafkaProducer):
+    producer = kind(transactional_id=transactional_id, **producer_settings(kafka))
     await producer.start()
     return producer
 
@@ -296,8 +340,9 @@ async def test_a_checkpoint_of_our_own_does_not_break_the_fence(kafka, unique, c
     try:
         fence = (await fences.renew({0}))[0]
         for _ in range(3):
-            async with fence.producer.transaction():
-                await fence.producer.send_and_wait(changelog, b"value", b"key", partition=0)
+            batch = fence.producer.create_batch()
+            batch.append(key=b"key", value=b"value", timestamp=None)
+            await transact(fence.producer, {TopicPartition(changelog, 0): [batch]}, None, unique)
         assert (await fences.renew({0}))[0].unbroken
     finally:
         await fences.close()
@@ -492,7 +537,7 @@ async def test_a_transaction_that_is_opened_ahead_holds_no_reader_up_and_commits
 ):
     source = TopicPartition(created_topics.topics.telemetry, 0)
     place = TopicPartition(created_topics.topics.events, 0)
-    producer = await start_producer(kafka, unique)
+    producer = await start_producer(kafka, unique, CheckpointProducer)
     plain = AIOKafkaProducer(bootstrap_servers=kafka, enable_idempotence=True)
     await plain.start()
     reader = AIOKafkaConsumer(bootstrap_servers=kafka, isolation_level="read_committed", auto_offset_reset="earliest")

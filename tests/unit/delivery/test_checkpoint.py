@@ -35,7 +35,6 @@ class Producer:
         self.sizes = []
         self.batch_size = batch_size
         self.failing = failing
-        self._txn_manager = self
 
     async def partitions_for(self, topic):
         return set(range({"events": 8, "trips": 3, "dead": 1}[topic]))
@@ -46,26 +45,31 @@ class Producer:
     async def begin_transaction(self):
         self.calls.append(("begin",))
 
-    def maybe_add_partition_to_txn(self, place):
-        self.calls.append(("add", place))
+    async def join(self, places, group=None):
+        self.calls += [("add", place) for place in places]
+        if group is not None:
+            self.calls.append(("add", group))
 
-    async def send_offsets_to_transaction(self, offsets, group):
+    def join_ahead(self, places):
+        self.calls += [("add", place) for place in places]
+
+    async def tell(self, offsets, group):
         self.calls.append(("offset", offsets, group))
 
-    async def send_batch(self, batch, topic, *, partition):
-        self.sizes.append(batch.size())
-        self.calls.append(("send", TopicPartition(topic, partition), batch.record_count()))
-        delivery = asyncio.get_running_loop().create_future()
+    async def send_offsets_to_transaction(self, offsets, group):
+        await self.join((), group)
+        await self.tell(offsets, group)
 
-        def answer():
-            if topic == self.failing:
-                delivery.set_exception(MessageSizeTooLargeError())
-            else:
-                self.calls.append(("delivered", TopicPartition(topic, partition)))
-                delivery.set_result(None)
-
-        asyncio.get_running_loop().call_later(0.01, answer)
-        return delivery
+    async def deliver(self, batches):
+        for place, builders in batches.items():
+            for batch in builders:
+                self.sizes.append(batch.size())
+                self.calls.append(("send", place, batch.record_count()))
+        await asyncio.sleep(0)
+        for place in batches:
+            if place.topic == self.failing:
+                raise MessageSizeTooLargeError
+            self.calls.append(("delivered", place))
 
     async def commit_transaction(self):
         self.calls.append(("commit",))
@@ -90,6 +94,7 @@ async def test_the_steps_of_a_checkpoint_come_in_the_order_that_makes_them_one()
         ("add", events),
         ("add", trips),
         ("add", changelog),
+        ("add", "app"),
         ("offset", {TopicPartition("telemetry", 5): OffsetAndMetadata(18, "state:2")}, "app"),
         ("send", events, 1),
         ("send", trips, 1),
@@ -119,7 +124,7 @@ async def test_a_checkpoint_of_the_timer_has_no_offset():
 async def test_an_offset_alone_is_a_checkpoint():
     producer = Producer()
     await Checkpointer(producer, 5, DESTINATIONS).commit(Output(), 18)
-    assert [call[0] for call in producer.calls] == ["begin", "offset", "commit"]
+    assert [call[0] for call in producer.calls] == ["begin", "add", "offset", "commit"]
 
 
 async def test_records_are_sent_in_batches_of_at_most_the_batch_size_in_order():

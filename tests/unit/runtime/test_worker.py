@@ -81,13 +81,16 @@ class Producer:
 
     client = None
 
-    def __init__(self):
-        self._txn_manager = SimpleNamespace(maybe_add_partition_to_txn=lambda _: None)
-
     async def begin_transaction(self):
         pass
 
-    async def send_offsets_to_transaction(self, offsets, group):
+    async def join(self, places, group=None):
+        pass
+
+    async def tell(self, offsets, group):
+        pass
+
+    async def deliver(self, batches):
         pass
 
     async def commit_transaction(self):

@@ -3,8 +3,8 @@
 ::
 
     Kafka ── vehicle-telemetry ──► BatchConsumer ──► Worker ──► Partition ──► Processor      (bytes → announcements)
-                                  (one event = one             │    │            │
-                                   fetched batch)              │    │            └─ reader, timelines, trips: no I/O
+                                  (one event =                 │    │            │
+                                   one fetch)                  │    │            └─ reader, timelines, trips: no I/O
                                                                │    └─ Checkpointer: one transaction per checkpoint
                                                                └─ take over, give up, fail
 

@@ -4,8 +4,8 @@ Faust and aiokafka are used as they are where they hold, and replaced where they
 upon stands in ``tests/integration/test_reliance.py``, which fails when a new version changes it.
 
 ==============  ========================================================================================
-batches         one Faust event carries one fetched batch of one partition
-headers         records that aiokafka stumbles over
+batches         one Faust event carries what a fetch has brought
+decoding        what was fetched, made into records, also where aiokafka stumbles
 recovery        taking partitions over, in the order that loses nothing
 fences          one transactional producer per partition: whoever had it before is shut out
 changelog       reading the state of a partition back, up to the last stable offset

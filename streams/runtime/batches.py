@@ -1,4 +1,4 @@
-"""One Faust event for each portion of what is fetched: its cost is paid per portion, and not per message."""
+"""One Faust event for what a fetch has brought: its cost is paid once for all of it, and not per message."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from streams.runtime.decoding import replace_decoder
 from streams.runtime.logs import FAUST_LOGGER
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 
     from streams.records import Record
+    from streams.runtime.decoding import Portion
 
 __all__ = ["Batch", "BatchConsumer", "BatchSchema", "BatchTransport", "Progress"]
 
@@ -27,6 +28,8 @@ __all__ = ["Batch", "BatchConsumer", "BatchSchema", "BatchTransport", "Progress"
 _FETCH_WAIT: Final = 0.25
 # What Faust sleeps between looks when all partitions are full is 1 s.
 _FULL_WAIT: Final = 0.005
+# More records than this at once are several events: others are to have their turn.
+_EVENT_RECORDS: Final = 500
 # aiokafka asks for the group's offsets for ever; a coordinator that moves is back within this, in seconds.
 _COMMITTED_TIMEOUT: Final = 30.0
 
@@ -64,7 +67,7 @@ class Progress(NamedTuple):
 
 
 class BatchSchema(faust.Schema):  # type: ignore[misc]
-    """Decodes nothing: the event's value is the :class:`Batch`."""
+    """Decodes nothing: the event's value is a list of :class:`Batch`."""
 
     def compile(
         self,
@@ -114,7 +117,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, ConsumerMessage]]:  # noqa: ASYNC109 - Faust's
-        """One message for each portion of records that was fetched."""
+        """One message for all that the fetch has brought; several where that is much."""
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
         async with self.fetching:
@@ -137,18 +140,24 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             raise ClusterError(_gone(error, self.app.worker.topics.telemetry)) from error
         if self._interrupted(generation):
             return []
-        return [
-            self._message(tp, portion.records, generation) for tp, portions in fetched.items() for portion in portions
-        ]
+        return [self._message(batches) for batches in _events(self._batches(fetched, generation))]
 
     def _interrupted(self, generation: int) -> bool:
         """A rebalance has begun: before anything else is read, positions are set to where each partition goes on."""
         return self.should_stop or not self.flow_active or generation != self.app.consumer_generation_id
 
-    def _message(self, tp: Any, records: Sequence[Any], generation: int) -> ConsumerMessage:
-        sequence = self._sequences.get(tp, 0)
-        self._sequences[tp] = sequence + 1
-        last = records[-1]
+    def _batches(self, fetched: Mapping[Any, Iterable[Portion]], generation: int) -> Iterator[Batch]:
+        for tp, portions in fetched.items():
+            for portion in portions:
+                sequence = self._sequences.get(tp, 0)
+                self._sequences[tp] = sequence + 1
+                yield Batch(tp.partition, portion.records, sequence, generation)
+
+    def _message(self, batches: Sequence[Batch]) -> ConsumerMessage:
+        """What Faust makes an event of. To it that is a record of the first partition, which it has not seen yet."""
+        first = batches[0]
+        tp = TopicPartition(self.app.worker.topics.telemetry, first.partition)
+        last = first.records[-1]
         return ConsumerMessage(
             tp.topic,
             tp.partition,
@@ -157,12 +166,12 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             None,
             [],
             None,
-            Batch(tp.partition, records, sequence, generation),
+            batches,
             None,
             0,
             0,
             tp,
-            generation_id=generation,
+            generation_id=first.generation,
         )
 
     async def seek_to_committed(self) -> Mapping[Any, int]:
@@ -245,6 +254,20 @@ class BatchTransport(driver.Transport):  # type: ignore[misc]
     """Faust's Kafka, with our consumer."""
 
     Consumer = BatchConsumer
+
+
+def _events(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+    """Batches in order, together as long as they have few records."""
+    together: list[Batch] = []
+    count = 0
+    for batch in batches:
+        if together and count + len(batch.records) > _EVENT_RECORDS:
+            yield together
+            together, count = [], 0
+        together.append(batch)
+        count += len(batch.records)
+    if together:
+        yield together
 
 
 def _gone(error: Exception, topic: str) -> str:

@@ -377,6 +377,8 @@ class Worker:
             partition = self.partitions.get(batch.partition)
             if partition is not None and batch.generation == self._generation and self.failure is None:
                 partition.apply(batch)
+                # Batches that wait do not make the checkpoints wait that are under way.
+                await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001 - whatever it is, memory may be ahead of what is committed
             self.fail(error)
 
@@ -540,7 +542,7 @@ class App(faust.App):  # type: ignore[misc]
             topic_disable_leader=True,
             stream_wait_empty=True,
             stream_recovery_delay=0.0,
-            # In batches: what one partition has read ahead. Reading goes on when it falls to 40 % of it.
+            # In events: what is read ahead. Reading goes on when it falls to 40 % of it.
             stream_buffer_maxsize=16,
             broker_rebalance_timeout=rebalance_timeout,
             TableManager=PartitionTableManager,
@@ -554,7 +556,8 @@ class App(faust.App):  # type: ignore[misc]
 
         async def apply(stream: Any) -> None:
             async for event in stream.events():
-                await worker.handle(event.value)
+                for batch in event.value:
+                    await worker.handle(batch)
 
         self.agent(telemetry, name="trips")(apply)
 

@@ -324,9 +324,9 @@ class Settings(BaseSettings):
     commit_interval: Annotated[Duration, Field(ge=timedelta(milliseconds=10), le=timedelta(seconds=10))] = _setting(
         timedelta(milliseconds=100),
         "The time from one checkpoint to the next: less is more work for the brokers. One with announcements begins at "
-        "once, if in this partition there were few of late: two for each interval. One without has more patience with "
-        "at_least_once: at least 1 s. While thousands of records of a partition wait to be read, it is up to 1 s, or "
-        "20,000 records.",
+        "once, if in this partition there were few of late: two for each interval, and they took less than half of its "
+        "time. One without has more patience with at_least_once: at least 1 s. While more than 10,000 records of a "
+        "partition wait to be read, it is up to 1 s, or 20,000 records.",
         f"0.01 s to 10 s ({_DURATION_ALLOWED})",
         "worker",
     )

@@ -23,12 +23,16 @@ __all__ = ["CheckpointTaker", "Observer", "Partition", "PartitionProcessor", "Qu
 _MAX_WAITING: Final = 20_000
 # A partition with so many records to read is late anyway. Its checkpoints are so many seconds apart, at least: each
 # vehicle's state is then written once for several of its records.
-_BACKLOG: Final = 4_000
+_BACKLOG: Final = 10_000
 _BACKLOG_INTERVAL: Final = 1.0
 # Checkpoints that announce begin at once, so many for each interval on average, and so many in a row. At a few
 # announcements a second nobody waits; at many, the brokers have little more to do than with one for each interval.
 _AT_ONCE: Final = 2
 _IN_A_ROW: Final = 10
+# And so that a partition is in them for half of its time at most: where one takes long, the worker or the brokers are
+# busy, and more of them would make them busier. Of late is: so many, on average.
+_SHARE: Final = 0.5
+_OF_LATE: Final = 8
 # Less than the transaction's own timeout (30 s), so that we say what happened before the coordinator aborts it.
 _CHECKPOINT_TIMEOUT: Final = 25.0
 # So much later than that, it is not the brokers that were slow.
@@ -206,6 +210,7 @@ class Partition:
         self._draining = False
         self._credit = float(_IN_A_ROW)  # checkpoints that may begin at once, as of then (monotonic)
         self._credited = time.monotonic()
+        self._takes = 0.0  # seconds, a checkpoint of late
         self._soon: asyncio.TimerHandle | None = None  # one is about to
         self._quiet = QuietClock()
         self._clock_written = time.monotonic()
@@ -413,7 +418,7 @@ class Partition:
     def _announce_soon(self) -> None:
         """Have a checkpoint begin, at once if there were not many of late."""
         if self._soon is None:
-            now, credit_each = time.monotonic(), self._interval / _AT_ONCE
+            now, credit_each = time.monotonic(), max(self._interval / _AT_ONCE, self._takes / _SHARE)
             self._credit = min(_IN_A_ROW, self._credit + (now - self._credited) / credit_each) - 1
             self._credited = now
             delay = max(0.0, -self._credit * credit_each)
@@ -443,7 +448,9 @@ class Partition:
                     state_bytes = await self._checkpointer.commit(output, next_offset)
             except TimeoutError:
                 raise ClusterError(self._late_checkpoint(time.monotonic() - began_at_clock)) from None
-            self._observer.checkpoint(self.processor, output, state_bytes, time.perf_counter() - began)
+            took = time.perf_counter() - began
+            self._takes += (took - self._takes) / _OF_LATE
+            self._observer.checkpoint(self.processor, output, state_bytes, took)
             self._reached = self._reached if next_offset is None else next_offset
             if output.changes:
                 self._clock_written = time.monotonic()

@@ -488,6 +488,22 @@ async def test_of_many_checkpoints_that_announce_the_last_ones_wait(monkeypatch)
         assert [offset for _, offset in one.commits] == [1, 2, 3]
 
 
+async def test_where_checkpoints_take_long_those_that_announce_leave_as_much_time_between_them(monkeypatch):
+    monkeypatch.setattr(module, "_IN_A_ROW", 1)
+    monkeypatch.setattr(module, "_OF_LATE", 1)
+    async with announcing(interval=0.01, patience=60) as one:
+        one.checkpointer.may_go_on.clear()
+        one.feed(b"a")
+        await asyncio.sleep(0.3)  # so long, and while it goes on the time for it is half over
+        one.checkpointer.may_go_on.set()
+        await asyncio.sleep(0.02)
+        one.feed(b"a")
+        await asyncio.sleep(0.1)
+        assert [offset for _, offset in one.commits] == [1]
+        await asyncio.sleep(0.6)
+        assert [offset for _, offset in one.commits] == [1, 2]
+
+
 async def test_with_a_backlog_there_is_no_hurry(monkeypatch):
     monkeypatch.setattr(module, "_BACKLOG_INTERVAL", 0.3)
     async with announcing() as one:

@@ -8,8 +8,8 @@
 
 *fleets* and *loads* are the core without Kafka, in one partition, beside plain parsing of the same messages. A
 checkpoint of *fleets* is 1,000 records, so that whatever the fleet, each record has its vehicle's state written. Of a
-vehicle there is a message every so many seconds (--every): one that is silent for two minutes is put to rest, and has to
-be woken up.
+vehicle there is a message every so many seconds (--every): one that is silent for two minutes is put to rest, and has
+to be woken up.
 
 *live*, *workers* and *commits* are `trips worker` on a local Kafka, all workers together, started before the first
 record is sent. *live*: each vehicle sends one message, as fast as it goes, so that each record has its vehicle's state

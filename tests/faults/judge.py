@@ -750,7 +750,18 @@ class _Judgement:
                 self.say("I4", f"different: {what} {_at(letter)} of {origin[0]}@{origin[1]}: {wrong}")
         for partition, offset in sorted(expected.keys() - arrived.keys()):
             self.verdict.missing += 1
-            self.say("I4", f"missing: there is no {what} of {partition}@{offset}")
+            record = expected[partition, offset][0]
+            self.say("I4", f"missing: there is no {what} of {partition}@{offset}{self._circumstances(record)}")
+
+    def _circumstances(self, record: Any) -> str:
+        """What the record says, and which trips of its vehicle are deleted."""
+        vehicle_id = (
+            Reader(max_clock_skew_ms=self.settings.max_clock_skew_ms)
+            .read(record.value, record.key, record.timestamp)
+            .vehicle_id
+        )
+        deletions = list(self._deletions(self.by_vehicle[vehicle_id])) if vehicle_id in self.by_vehicle else []
+        return f", {record.value!r}; deleted: {deletions}" if deletions else f", {record.value!r}"
 
     def _origin(self, letter: Any) -> Place | None:
         if _header(letter, "__connect.errors.topic") != self.settings.topics.telemetry:

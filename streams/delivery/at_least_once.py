@@ -10,17 +10,20 @@ after, which says that it is settled. Whoever takes over in between announces it
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from typing import TYPE_CHECKING, Final
 
 from aiokafka.structs import TopicPartition
 
-from streams.delivery.checkpoint import Checkpointer, Destinations, Messages, begin, state_bytes, transact
+from streams.delivery.checkpoint import Batches, Checkpointer, Destinations, Messages, begin, state_bytes, transact
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from streams.delivery.producer import CheckpointProducer
-    from streams.records import Output
+    from streams.records import Announcement, Output
 
 __all__ = ["AtLeastOnceCheckpointer"]
 
@@ -62,15 +65,18 @@ class AtLeastOnceCheckpointer(Checkpointer):
         #    With it goes what the checkpoint before could not say yet, because its announcements were not delivered:
         #    its records of `trips`. So those, of which an older one must never come after a newer one, are written in
         #    transactions alone, once and in order.
-        events, trips = await self._announced(output.announcements)
+        #    The announcements are made while that is on its way.
         batches = self._built(self._producer, self._trips | self._state(output))
         delivered = self._delivered if next_offset is None else next_offset
-        offsets = None if events or delivered is None else self._offsets(delivered)
-        await transact(self._producer, batches, offsets, self._group, begun=self.unsettled)
+        offsets = None if output.announcements or delivered is None else self._offsets(delivered)
+        _, (events, trips) = await asyncio.gather(
+            transact(self._producer, batches, offsets, self._group, begun=self.unsettled),
+            self._ready(output.announcements),
+        )
 
         # 3. The announcements. If we are frozen right here, and others take over, they come again, and late. Their
         #    order is told by their revisions.
-        await self._plain.deliver(self._built(self._plain, events))
+        await self._plain.deliver(events)
         self._trips, self._delivered, self.unsettled = trips, delivered if events else None, bool(events)
 
         # 4. Where there were announcements, another transaction comes soon, which settles them: have its partitions
@@ -82,3 +88,8 @@ class AtLeastOnceCheckpointer(Checkpointer):
                 await self._producer.send_offsets_to_transaction(self._offsets(self._delivered), self._group)
                 self._told, self._delivered = time.monotonic(), None
         return state_bytes(output)
+
+    async def _ready(self, announcements: Sequence[Announcement]) -> tuple[Batches, Messages]:
+        """Announcements, ready to be delivered, and what they do to the records of their trips."""
+        events, trips = await self._announced(announcements)
+        return self._built(self._plain, events), trips
